@@ -1,0 +1,661 @@
+//! What a probe makes of registers and memory: pure functions, run in the kernel and tested on the host.
+
+use crate::abi::{
+    CONFIG_CAPTURE_TEXT, CrashEvent, EventHeader, FLAG_NO_GOID, FLAG_PARTIAL, FLAG_PROCID_MATCHES,
+    FLAG_STACK_TRUNCATED, FLAG_SYSTEM_STACK, FLAG_TEXT_FAULTED, FLAG_VALUE_FAULTED, Frames, MAX_FRAMES,
+    MAX_TEXT, NO_OFFSET, PlainEvent, Probe, ProcConfig, StackEvent,
+};
+
+const GC_START: u8 = Probe::GcStart as u8;
+const GC_MARK_END: u8 = Probe::GcMarkEnd as u8;
+const GC_LIVE: u8 = Probe::GcLive as u8;
+const GC_SWEEP: u8 = Probe::GcSweep as u8;
+const STW_STOP: u8 = Probe::StwStop as u8;
+const STW_START: u8 = Probe::StwStart as u8;
+const GOPANIC: u8 = Probe::Gopanic as u8;
+const FATALPANIC: u8 = Probe::Fatalpanic as u8;
+const THROW: u8 = Probe::Throw as u8;
+const FATAL: u8 = Probe::Fatal as u8;
+const SIGPANIC: u8 = Probe::Sigpanic as u8;
+const PROCRESIZE: u8 = Probe::Procresize as u8;
+const FORCED_GC: u8 = Probe::ForcedGc as u8;
+const SET_GC_PERCENT: u8 = Probe::SetGcPercent as u8;
+
+/// Registers at a probe site, by their role in Go's `ABIInternal`.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Registers {
+    /// Integer argument registers in order. amd64: rax, rbx, rcx, rdi, rsi; arm64: x0..x4.
+    pub args: [u64; 5],
+    /// The g of the current stack. amd64: r14; arm64: x28.
+    pub g: u64,
+    /// Program counter of the site.
+    pub pc: u64,
+    /// Stack pointer.
+    pub sp: u64,
+    /// Frame pointer of the *caller*: sites are placed before the callee sets up its own.
+    pub bp: u64,
+    /// Link register on arm64; on amd64 the return address is at `[sp]` and this is 0.
+    pub lr: u64,
+}
+
+/// A read of the process's memory failed: not resident, or not mapped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault;
+
+/// Something done again and again.
+pub trait Step {
+    /// Does it once; `false` when there is no more to do.
+    fn step(&mut self) -> bool;
+}
+
+/// The memory of the probed process, and the kernel's loop.
+pub trait Memory {
+    /// Takes at most `times` steps.
+    fn repeat<S: Step>(times: u32, state: &mut S);
+
+    /// Reads eight bytes.
+    ///
+    /// # Errors
+    /// [`Fault`] if they are not resident.
+    fn read_u64(&self, address: u64) -> Result<u64, Fault>;
+
+    /// Reads four bytes.
+    ///
+    /// # Errors
+    /// [`Fault`] if they are not resident.
+    fn read_u32(&self, address: u64) -> Result<u32, Fault>;
+
+    /// Reads the first `min(len, MAX_TEXT)` bytes of a text and returns how many.
+    ///
+    /// # Errors
+    /// [`Fault`] if they are not resident.
+    fn read_text(&self, address: u64, len: u64, into: &mut [u8; MAX_TEXT]) -> Result<u32, Fault>;
+}
+
+/// The goroutine on whose behalf a probe hit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Current {
+    /// Its `*g`, 0 if none.
+    pub g: u64,
+    /// Its goid, 0 if none.
+    pub goid: u64,
+    /// `FLAG_` bits learned on the way.
+    pub flags: u8,
+}
+
+/// Finds the goroutine: the g of the current stack, or on a system stack the one that its M runs.
+///
+/// Source: `getg` and `m.curg`, runtime/runtime2.go, Go 1.18 to 1.27.
+#[inline(always)]
+pub fn current<M: Memory>(registers: &Registers, tid: u32, config: &ProcConfig, memory: &M) -> Current {
+    let mut current = Current { g: registers.g, goid: 0, flags: 0 };
+    let Ok(m) = memory.read_u64(registers.g + u64::from(config.g_m)) else {
+        return Current { flags: FLAG_NO_GOID | FLAG_PARTIAL, ..Current::default() };
+    };
+    if memory.read_u64(m + u64::from(config.m_procid)) == Ok(u64::from(tid)) {
+        current.flags |= FLAG_PROCID_MATCHES;
+    }
+    let curg = memory.read_u64(m + u64::from(config.m_curg)).unwrap_or(0);
+    if curg != registers.g {
+        current.flags |= FLAG_SYSTEM_STACK;
+        current.g = curg;
+    }
+    if current.g == 0 {
+        current.flags |= FLAG_NO_GOID;
+        return current;
+    }
+    match memory.read_u64(current.g + u64::from(config.g_goid)) {
+        Ok(goid) => current.goid = goid,
+        Err(Fault) => current.flags |= FLAG_NO_GOID | FLAG_PARTIAL,
+    }
+    current
+}
+
+/// Walks the frame pointers from a probe site, then those of the goroutine if the site is on a system stack.
+///
+/// A Go frame keeps the caller's frame pointer at `[bp]` and the return address at `[bp + 8]` on both
+/// architectures (cmd/internal/obj/x86/obj6.go, arm64/obj7.go). The chain ends with a zero, which the
+/// assembly at the base of each stack sets (`runtime/asm_amd64.s`).
+#[inline(always)]
+pub fn walk<M: Memory>(
+    registers: &Registers,
+    current: &Current,
+    config: &ProcConfig,
+    memory: &M,
+    frames: &mut Frames,
+) -> u8 {
+    frames.pcs[0] = registers.pc;
+    frames.len = 1;
+    let first_return = if registers.lr == 0 { memory.read_u64(registers.sp) } else { Ok(registers.lr) };
+    let on_user_stack = current.flags & FLAG_SYSTEM_STACK == 0;
+    frames.user_from = if on_user_stack { 0 } else { NEVER };
+    let mut walker = Walker {
+        memory,
+        frames,
+        bp: registers.bp,
+        // Where the goroutine left its own stack, while the system stack is still being walked.
+        resume_pc: if on_user_stack || current.g == 0 { 0 } else { current.g + u64::from(config.g_sched_pc) },
+        resume_bp: current.g + u64::from(config.g_sched_bp),
+        flags: 0,
+    };
+    match first_return {
+        Ok(pc) => walker.push(pc),
+        Err(Fault) => walker.flags = FLAG_PARTIAL,
+    }
+    // One step more than frames: the switch from one stack to the other is a step too.
+    M::repeat(MAX_FRAMES as u32 + 1, &mut walker);
+    let Walker { frames, flags, .. } = walker;
+    if frames.user_from == NEVER {
+        frames.user_from = frames.len;
+    }
+    flags
+}
+
+/// `user_from` while the goroutine's own stack has not been reached.
+const NEVER: u32 = u32::MAX;
+
+/// The state of a walk; the kernel's loop helper takes one step at a time, so that the verifier looks at one
+/// step only. The number of frames is kept in the record, whose contents the verifier does not follow: with a
+/// number that it knows it would look at each step of each length.
+struct Walker<'a, M> {
+    memory: &'a M,
+    frames: &'a mut Frames,
+    bp: u64,
+    /// Address of `g.sched.pc` to go on from when this stack is done, 0 if there is no other.
+    resume_pc: u64,
+    resume_bp: u64,
+    flags: u8,
+}
+
+impl<M: Memory> Walker<'_, M> {
+    #[inline(always)]
+    fn push(&mut self, pc: u64) {
+        let len = self.frames.len;
+        self.frames.pcs[len as usize & MAX_FRAMES_MASK] = pc;
+        self.frames.len = len + 1;
+    }
+
+    /// The stack is done: go on where the goroutine left its own (mcall and systemstack save pc and bp in
+    /// g.sched), if there is another one.
+    #[inline(always)]
+    fn switch(&mut self) -> bool {
+        if self.resume_pc == 0 {
+            return false;
+        }
+        let at = self.resume_pc;
+        self.resume_pc = 0;
+        let Ok(pc) = self.memory.read_u64(at) else {
+            self.flags |= FLAG_PARTIAL;
+            return false;
+        };
+        self.frames.user_from = self.frames.len;
+        self.push(pc);
+        self.bp = self.memory.read_u64(self.resume_bp).unwrap_or(0);
+        true
+    }
+}
+
+impl<M: Memory> Step for Walker<'_, M> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        if self.frames.len >= MAX_FRAMES as u32 {
+            self.flags |= FLAG_STACK_TRUNCATED;
+            return false;
+        }
+        let bp = self.bp;
+        if bp == 0 || bp & 7 != 0 || bp >> 47 != 0 {
+            return self.switch();
+        }
+        let (Ok(pc), Ok(next)) = (self.memory.read_u64(bp + 8), self.memory.read_u64(bp)) else {
+            self.flags |= FLAG_PARTIAL;
+            return self.switch();
+        };
+        if pc == 0 {
+            return self.switch();
+        }
+        self.push(pc);
+        // A chain only climbs; anything else is not a chain of frames.
+        self.bp = if next > bp { next } else { 0 };
+        true
+    }
+}
+
+/// `len` stays below [`MAX_FRAMES`] anyway; masking it tells the compiler and the verifier so.
+const MAX_FRAMES_MASK: usize = MAX_FRAMES - 1;
+
+/// Fills a record of registers.
+#[inline(always)]
+pub fn plain<M: Memory>(
+    probe: u8,
+    registers: &Registers,
+    config: &ProcConfig,
+    memory: &M,
+    event: &mut PlainEvent,
+) {
+    let [a, b, c, d, e] = registers.args;
+    event.args = [0; 5];
+    match probe {
+        GC_START => {
+            match memory.read_u64(a + u64::from(config.gc_heap_live)) {
+                Ok(heap) => event.args[0] = heap,
+                Err(Fault) => event.header.flags |= FLAG_PARTIAL,
+            }
+            event.args[1] = if config.gc_start_has_trigger == 1 { d & 0xff } else { u64::MAX };
+            event.args[2] = b;
+            event.args[3] = c;
+        }
+        GC_MARK_END => {
+            event.args[0] = b;
+            event.args[1] = c;
+        }
+        GC_LIVE => event.args[0] = b,
+        GC_SWEEP => event.args[0] = a & 0xff,
+        STW_START => match config.stw_registers {
+            2 => event.args = [a, b & 0xff, c, d, e],
+            1 => event.args = [a, b & 0xff, c, 0, 0],
+            _ => event.args[1] = u64::MAX,
+        },
+        _ => {}
+    }
+}
+
+/// Fills the record of a goroutine's creation or exit from its `*g`.
+///
+/// At a creation site nobody can run the goroutine yet, and at an exit nobody has cleared it: the fields
+/// are at rest.
+#[inline(always)]
+pub fn lifetime<M: Memory>(g: u64, config: &ProcConfig, memory: &M, is_exit: bool, event: &mut PlainEvent) {
+    let mut partial = false;
+    let mut read = |offset: u32| match memory.read_u64(g + u64::from(offset)) {
+        Ok(value) => value,
+        Err(Fault) => {
+            partial = true;
+            0
+        }
+    };
+    let goid = read(config.g_goid);
+    let gopc = read(config.g_gopc);
+    let startpc = read(config.g_startpc);
+    let parent = if is_exit || config.g_parent_goid == NO_OFFSET { 0 } else { read(config.g_parent_goid) };
+    event.args = [goid, gopc, startpc, 0, 0];
+    event.header.goid = if is_exit { goid } else { parent };
+    if partial {
+        event.header.flags |= FLAG_PARTIAL;
+    }
+}
+
+/// Fills a record with a stack.
+#[inline(always)]
+pub fn stacked<M: Memory>(
+    probe: u8,
+    registers: &Registers,
+    current: &Current,
+    config: &ProcConfig,
+    memory: &M,
+    event: &mut StackEvent,
+) {
+    event.args = match probe {
+        STW_STOP if config.stop_has_reason == 1 => [registers.args[0] & 0xff, 0],
+        STW_STOP => [u64::MAX, 0],
+        PROCRESIZE | SET_GC_PERCENT => [i64::from(registers.args[0] as i32) as u64, 0],
+        _ => [0, 0],
+    };
+    let mut flags = creation(current, config, memory, &mut event.gopc, &mut event.startpc);
+    // GC's own two stops come with every cycle and always from the same place.
+    if probe == STW_STOP && matches!(event.args[0], 1 | 2) {
+        event.frames.len = 0;
+        event.frames.user_from = 0;
+    } else {
+        flags |= walk(registers, current, config, memory, &mut event.frames);
+    }
+    event.header.flags |= flags;
+}
+
+#[inline(always)]
+fn creation<M: Memory>(
+    current: &Current,
+    config: &ProcConfig,
+    memory: &M,
+    gopc: &mut u64,
+    startpc: &mut u64,
+) -> u8 {
+    *gopc = 0;
+    *startpc = 0;
+    if current.g == 0 {
+        return 0;
+    }
+    let mut flags = 0;
+    match memory.read_u64(current.g + u64::from(config.g_gopc)) {
+        Ok(pc) => *gopc = pc,
+        Err(Fault) => flags |= FLAG_PARTIAL,
+    }
+    match memory.read_u64(current.g + u64::from(config.g_startpc)) {
+        Ok(pc) => *startpc = pc,
+        Err(Fault) => flags |= FLAG_PARTIAL,
+    }
+    flags
+}
+
+/// Fills the record of a panic, throw, fatal error or fault.
+///
+/// Constants that the process never touched are not resident and fault here; the flags say so, and user
+/// space reads them from the ELF file.
+#[inline(always)]
+pub fn crash<M: Memory>(
+    probe: u8,
+    registers: &Registers,
+    current: &Current,
+    config: &ProcConfig,
+    memory: &M,
+    event: &mut CrashEvent,
+) {
+    let mut flags = creation(current, config, memory, &mut event.gopc, &mut event.startpc);
+    event.type_ptr = 0;
+    event.data_word = 0;
+    event.value = [0; 2];
+    event.text_ptr = 0;
+    event.text_len = 0;
+    event.text_captured = 0;
+    match probe {
+        GOPANIC => {
+            event.type_ptr = registers.args[0];
+            event.data_word = registers.args[1];
+            flags |= panic_value(memory, event);
+        }
+        FATALPANIC => {
+            let arg = registers.args[0] + u64::from(config.panic_arg);
+            match (memory.read_u64(arg), memory.read_u64(arg + 8)) {
+                (Ok(type_ptr), Ok(data)) => {
+                    event.type_ptr = type_ptr;
+                    event.data_word = data;
+                    flags |= panic_value(memory, event);
+                }
+                _ => flags |= FLAG_PARTIAL | FLAG_VALUE_FAULTED,
+            }
+        }
+        THROW | FATAL => {
+            event.text_ptr = registers.args[0];
+            event.text_len = registers.args[1];
+        }
+        _ => {}
+    }
+    if config.flags & CONFIG_CAPTURE_TEXT != 0 && event.text_len != 0 {
+        match memory.read_text(event.text_ptr, event.text_len, &mut event.text) {
+            Ok(captured) => event.text_captured = captured,
+            Err(Fault) => flags |= FLAG_TEXT_FAULTED,
+        }
+    }
+    event.signal = 0;
+    event.fault_address = 0;
+    event.fault_pc = 0;
+    if current.g != 0 {
+        let g = current.g;
+        event.signal = memory.read_u32(g + u64::from(config.g_sig)).unwrap_or(0);
+        event.fault_address = memory.read_u64(g + u64::from(config.g_sigcode1)).unwrap_or(0);
+        event.fault_pc = memory.read_u64(g + u64::from(config.g_sigpc)).unwrap_or(0);
+    }
+    flags |= walk(registers, current, config, memory, &mut event.frames);
+    event.header.flags |= flags;
+}
+
+/// Longest panic text that is believed; beyond it the two words are not a string header.
+const MAX_BELIEVED_TEXT: u64 = 1 << 30;
+
+#[inline(always)]
+fn panic_value<M: Memory>(memory: &M, event: &mut CrashEvent) -> u8 {
+    // Whether the data word points to a string is told by the type, which user space knows; the two words
+    // are copied in any case, since the process will be gone by then.
+    let (Ok(first), Ok(second)) = (memory.read_u64(event.data_word), memory.read_u64(event.data_word + 8))
+    else {
+        return FLAG_VALUE_FAULTED;
+    };
+    event.value = [first, second];
+    if first != 0 && second < MAX_BELIEVED_TEXT {
+        event.text_ptr = first;
+        event.text_len = second;
+    }
+    0
+}
+
+/// Whether a probe's record is a [`CrashEvent`].
+#[must_use]
+#[inline(always)]
+pub const fn is_crash(probe: u8) -> bool {
+    matches!(probe, GOPANIC | FATALPANIC | THROW | FATAL | SIGPANIC)
+}
+
+/// Whether a probe's record is a [`StackEvent`].
+#[must_use]
+#[inline(always)]
+pub const fn is_stacked(probe: u8) -> bool {
+    matches!(probe, STW_STOP | PROCRESIZE | FORCED_GC | SET_GC_PERCENT)
+}
+
+/// The header of a record.
+#[inline(always)]
+pub fn header(probe: u8, time_ns: u64, pid_tgid: u64, cpu: u32, sequence: u32) -> EventHeader {
+    EventHeader {
+        time_ns,
+        goid: 0,
+        tgid: (pid_tgid >> 32) as u32,
+        tid: pid_tgid as u32,
+        sequence,
+        cpu: cpu as u16,
+        probe,
+        flags: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytemuck::Zeroable as _;
+    use std::collections::BTreeMap;
+
+    /// Words of memory; anything else faults.
+    #[derive(Default)]
+    struct Fake(BTreeMap<u64, u64>, BTreeMap<u64, &'static [u8]>);
+
+    impl Memory for Fake {
+        fn repeat<S: Step>(times: u32, state: &mut S) {
+            for _ in 0..times {
+                if !state.step() {
+                    break;
+                }
+            }
+        }
+        fn read_u64(&self, address: u64) -> Result<u64, Fault> {
+            self.0.get(&address).copied().ok_or(Fault)
+        }
+        fn read_u32(&self, address: u64) -> Result<u32, Fault> {
+            self.0.get(&address).map(|word| *word as u32).ok_or(Fault)
+        }
+        fn read_text(&self, address: u64, len: u64, into: &mut [u8; MAX_TEXT]) -> Result<u32, Fault> {
+            let bytes = self.1.get(&address).ok_or(Fault)?;
+            let len = (len as usize).min(MAX_TEXT);
+            into[..len].copy_from_slice(&bytes[..len]);
+            Ok(len as u32)
+        }
+    }
+
+    const G: u64 = 0x1000;
+    const G0: u64 = 0x2000;
+    const M: u64 = 0x3000;
+
+    fn config() -> ProcConfig {
+        ProcConfig {
+            g_m: 48,
+            g_goid: 152,
+            g_gopc: 280,
+            g_startpc: 296,
+            g_parent_goid: 272,
+            g_sched_pc: 64,
+            g_sched_bp: 96,
+            m_curg: 184,
+            m_procid: 64,
+            flags: CONFIG_CAPTURE_TEXT,
+            ..ProcConfig::zeroed()
+        }
+    }
+
+    /// Goroutine 7 on thread 42, with its M.
+    fn process() -> Fake {
+        let mut memory = Fake::default();
+        for (at, value) in [
+            (G + 48, M),
+            (G0 + 48, M),
+            (M + 184, G),
+            (M + 64, 42),
+            (G + 152, 7),
+            (G + 280, 0x111),
+            (G + 296, 0x222),
+        ] {
+            memory.0.insert(at, value);
+        }
+        memory
+    }
+
+    #[test]
+    fn on_a_user_stack_the_g_is_the_goroutine() {
+        let registers = Registers { g: G, ..Registers::default() };
+        let found = current(&registers, 42, &config(), &process());
+        assert_eq!(found, Current { g: G, goid: 7, flags: FLAG_PROCID_MATCHES });
+    }
+
+    #[test]
+    fn on_a_system_stack_it_is_what_the_m_runs() {
+        let registers = Registers { g: G0, ..Registers::default() };
+        let found = current(&registers, 42, &config(), &process());
+        assert_eq!(found, Current { g: G, goid: 7, flags: FLAG_PROCID_MATCHES | FLAG_SYSTEM_STACK });
+    }
+
+    #[test]
+    fn ident_1_a_goid_that_cant_be_read_is_none() {
+        let mut memory = process();
+        memory.0.remove(&(G + 152));
+        let registers = Registers { g: G, ..Registers::default() };
+        let found = current(&registers, 41, &config(), &memory);
+        assert_eq!(found.goid, 0);
+        assert_eq!(found.flags, FLAG_NO_GOID | FLAG_PARTIAL);
+    }
+
+    fn walked(registers: &Registers, current: &Current, memory: &Fake) -> (Vec<u64>, u32, u8) {
+        let mut frames = Frames::zeroed();
+        let flags = walk(registers, current, &config(), memory, &mut frames);
+        (frames.pcs[..frames.len as usize].to_vec(), frames.user_from, flags)
+    }
+
+    #[test]
+    fn walks_a_user_stack_to_its_end() {
+        let mut memory = process();
+        // [sp] is the return address of the probed function; then two frames, the last with bp 0.
+        for (at, value) in [(0x8000, 0xa1), (0x8100, 0x8200), (0x8108, 0xa2), (0x8200, 0), (0x8208, 0xa3)] {
+            memory.0.insert(at, value);
+        }
+        let registers = Registers { g: G, pc: 0xa0, sp: 0x8000, bp: 0x8100, ..Registers::default() };
+        let current = Current { g: G, goid: 7, flags: 0 };
+        assert_eq!(walked(&registers, &current, &memory), (vec![0xa0, 0xa1, 0xa2, 0xa3], 0, 0));
+    }
+
+    #[test]
+    fn goes_on_from_the_system_stack_to_the_goroutines() {
+        let mut memory = process();
+        for (at, value) in [
+            (0x8000, 0xa1),
+            (0x8100, 0),
+            (0x8108, 0xa2),
+            (G + 64, 0xb0),
+            (G + 96, 0x9000),
+            (0x9000, 0),
+            (0x9008, 0xb1),
+        ] {
+            memory.0.insert(at, value);
+        }
+        let registers = Registers { g: G0, pc: 0xa0, sp: 0x8000, bp: 0x8100, ..Registers::default() };
+        let current = Current { g: G, goid: 7, flags: FLAG_SYSTEM_STACK };
+        assert_eq!(walked(&registers, &current, &memory), (vec![0xa0, 0xa1, 0xa2, 0xb0, 0xb1], 3, 0));
+    }
+
+    #[test]
+    fn a_chain_that_does_not_climb_ends() {
+        let mut memory = process();
+        for (at, value) in [(0x8000, 0xa1), (0x8100, 0x8100), (0x8108, 0xa2)] {
+            memory.0.insert(at, value);
+        }
+        let registers = Registers { g: G, pc: 0xa0, sp: 0x8000, bp: 0x8100, ..Registers::default() };
+        let (pcs, ..) = walked(&registers, &Current { g: G, goid: 7, flags: 0 }, &memory);
+        assert_eq!(pcs, [0xa0, 0xa1, 0xa2]);
+    }
+
+    #[test]
+    fn a_deep_stack_is_cut_and_says_so() {
+        let mut memory = process();
+        memory.0.insert(0x8000, 0xa1);
+        for i in 0..200_u64 {
+            memory.0.insert(0x1_0000 + i * 16, 0x1_0000 + (i + 1) * 16);
+            memory.0.insert(0x1_0008 + i * 16, 0xb00 + i);
+        }
+        let registers = Registers { g: G, pc: 0xa0, sp: 0x8000, bp: 0x1_0000, ..Registers::default() };
+        let (pcs, _, flags) = walked(&registers, &Current { g: G, goid: 7, flags: 0 }, &memory);
+        assert_eq!(pcs.len(), MAX_FRAMES);
+        assert_eq!(flags, FLAG_STACK_TRUNCATED);
+    }
+
+    fn crashed(probe: u8, args: [u64; 5], memory: &Fake) -> CrashEvent {
+        let mut event = CrashEvent::zeroed();
+        let registers = Registers { g: G, args, ..Registers::default() };
+        crash(probe, &registers, &Current { g: G, goid: 7, flags: 0 }, &config(), memory, &mut event);
+        event
+    }
+
+    #[test]
+    fn a_panic_with_a_string_carries_its_text() {
+        let mut memory = process();
+        memory.0.insert(0x5000, 0x6000);
+        memory.0.insert(0x5008, 4);
+        memory.1.insert(0x6000, b"boom");
+        let event = crashed(GOPANIC, [0x99, 0x5000, 0, 0, 0], &memory);
+        assert_eq!((event.type_ptr, event.text_captured, &event.text[..4]), (0x99, 4, b"boom".as_slice()));
+        assert_eq!((event.gopc, event.startpc), (0x111, 0x222));
+    }
+
+    #[test]
+    fn a_constant_that_faults_leaves_its_address() {
+        let event = crashed(THROW, [0x6000, 9, 0, 0, 0], &process());
+        assert_eq!((event.text_ptr, event.text_len, event.text_captured), (0x6000, 9, 0));
+        assert_ne!(event.header.flags & FLAG_TEXT_FAULTED, 0);
+    }
+
+    #[test]
+    fn sec_1_no_text_is_copied_unless_asked_for() {
+        let mut memory = process();
+        memory.1.insert(0x6000, b"secret");
+        let mut event = CrashEvent::zeroed();
+        let registers = Registers { g: G, args: [0x6000, 6, 0, 0, 0], ..Registers::default() };
+        let quiet = ProcConfig { flags: 0, ..config() };
+        crash(FATAL, &registers, &Current { g: G, goid: 7, flags: 0 }, &quiet, &memory, &mut event);
+        assert_eq!(event.text_captured, 0);
+        assert_eq!(event.text, [0; MAX_TEXT]);
+    }
+
+    #[test]
+    fn a_goroutine_without_parent_field_has_no_parent() {
+        let old = ProcConfig { g_parent_goid: NO_OFFSET, ..config() };
+        let mut event = PlainEvent::zeroed();
+        lifetime(G, &old, &process(), false, &mut event);
+        assert_eq!((event.header.goid, event.args[0], event.args[1]), (0, 7, 0x111));
+    }
+
+    #[test]
+    fn stop_records_by_version() {
+        let registers = Registers { args: [100, 0x1_07, 50, 80, 9], ..Registers::default() };
+        let read = |stw_registers| {
+            let mut event = PlainEvent::zeroed();
+            plain(STW_START, &registers, &ProcConfig { stw_registers, ..config() }, &process(), &mut event);
+            event.args
+        };
+        assert_eq!(read(0), [0, u64::MAX, 0, 0, 0]);
+        assert_eq!(read(1), [100, 7, 50, 0, 0]);
+        assert_eq!(read(2), [100, 7, 50, 80, 9], "only the low byte of the reason is defined");
+    }
+}

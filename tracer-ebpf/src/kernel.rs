@@ -1,0 +1,147 @@
+//! Registers and memory as the kernel hands them out.
+
+use aya_ebpf::helpers::generated;
+use aya_ebpf::helpers::{bpf_probe_read_user, bpf_probe_read_user_buf};
+use aya_ebpf::programs::ProbeContext;
+use tracer_ebpf::MAX_TEXT;
+use tracer_ebpf::decide::{Fault, Memory, Registers, Step};
+
+use core::ffi::c_void;
+
+/// The memory of the current process. Not sleepable: what is not resident faults.
+pub struct UserMemory;
+
+/// One step as `bpf_loop` calls it: 0 goes on, 1 ends the loop.
+unsafe extern "C" fn callback<S: Step>(_index: u64, state: *mut c_void) -> i64 {
+    // SAFETY: `repeat` hands its own exclusive reference.
+    let state = unsafe { &mut *state.cast::<S>() };
+    i64::from(!state.step())
+}
+
+impl Memory for UserMemory {
+    #[inline(always)]
+    fn repeat<S: Step>(times: u32, state: &mut S) {
+        // SAFETY: the callback has the signature that the helper asks for (Linux 5.17), and the state outlives
+        // the call.
+        unsafe {
+            generated::bpf_loop(
+                times,
+                callback::<S> as *mut c_void,
+                core::ptr::from_mut(state).cast::<c_void>(),
+                0,
+            );
+        }
+    }
+
+    #[inline(always)]
+    fn read_u64(&self, address: u64) -> Result<u64, Fault> {
+        // SAFETY: the helper checks the address and fails instead of faulting.
+        unsafe { bpf_probe_read_user(address as *const u64) }.map_err(|_| Fault)
+    }
+
+    #[inline(always)]
+    fn read_u32(&self, address: u64) -> Result<u32, Fault> {
+        // SAFETY: as above.
+        unsafe { bpf_probe_read_user(address as *const u32) }.map_err(|_| Fault)
+    }
+
+    #[inline(always)]
+    fn read_text(&self, address: u64, len: u64, into: &mut [u8; MAX_TEXT]) -> Result<u32, Fault> {
+        let len = if len >= MAX_TEXT as u64 { MAX_TEXT } else { len as usize };
+        // SAFETY: len is at most MAX_TEXT.
+        let into = unsafe { core::slice::from_raw_parts_mut(into.as_mut_ptr(), len) };
+        // SAFETY: as above.
+        unsafe { bpf_probe_read_user_buf(address as *const u8, into) }.map_err(|_| Fault)?;
+        Ok(len as u32)
+    }
+}
+
+/// The attach cookie: probe number and register, see `tracer_ebpf::cookie`.
+#[inline(always)]
+pub fn cookie(ctx: &ProbeContext) -> u64 {
+    // SAFETY: the helper takes the context of a uprobe program.
+    unsafe { generated::bpf_get_attach_cookie(ctx.regs.cast()) }
+}
+
+/// CLOCK_MONOTONIC in nanoseconds.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    // SAFETY: no arguments.
+    unsafe { generated::bpf_ktime_get_ns() }
+}
+
+/// Registers by their role in Go's ABIInternal (cmd/compile/abi-internal.md).
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+pub fn registers(ctx: &ProbeContext) -> Registers {
+    // SAFETY: the kernel hands a valid pt_regs for the length of the run.
+    let regs = unsafe { &*ctx.regs };
+    Registers {
+        args: [regs.rax, regs.rbx, regs.rcx, regs.rdi, regs.rsi],
+        g: regs.r14,
+        pc: regs.rip,
+        sp: regs.rsp,
+        bp: regs.rbp,
+        lr: 0,
+    }
+}
+
+/// One general register by its number in the instruction set.
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+pub fn register(ctx: &ProbeContext, number: u8) -> u64 {
+    // SAFETY: as above.
+    let regs = unsafe { &*ctx.regs };
+    match number {
+        0 => regs.rax,
+        1 => regs.rcx,
+        2 => regs.rdx,
+        3 => regs.rbx,
+        5 => regs.rbp,
+        6 => regs.rsi,
+        7 => regs.rdi,
+        8 => regs.r8,
+        9 => regs.r9,
+        10 => regs.r10,
+        11 => regs.r11,
+        12 => regs.r12,
+        13 => regs.r13,
+        15 => regs.r15,
+        _ => 0,
+    }
+}
+
+/// Registers by their role in Go's ABIInternal (cmd/compile/abi-internal.md).
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+pub fn registers(ctx: &ProbeContext) -> Registers {
+    // SAFETY: the kernel hands a valid user_pt_regs for the length of the run.
+    let regs = unsafe { &*ctx.regs };
+    Registers {
+        args: [regs.regs[0], regs.regs[1], regs.regs[2], regs.regs[3], regs.regs[4]],
+        g: regs.regs[28],
+        pc: regs.pc,
+        sp: regs.sp,
+        bp: regs.regs[29],
+        lr: regs.regs[30],
+    }
+}
+
+/// One general register by its number in the instruction set.
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+pub fn register(ctx: &ProbeContext, number: u8) -> u64 {
+    // SAFETY: as above.
+    let regs = unsafe { &*ctx.regs };
+    match number {
+        0 => regs.regs[0],
+        1 => regs.regs[1],
+        2 => regs.regs[2],
+        3 => regs.regs[3],
+        4 => regs.regs[4],
+        5 => regs.regs[5],
+        6 => regs.regs[6],
+        7 => regs.regs[7],
+        _ => 0,
+    }
+}

@@ -1,0 +1,54 @@
+//! gotrail's eBPF programs: one per tier, twice, around one body.
+//!
+//! `uprobe.multi` programs put all sites of a tier behind one link, which the kernel takes down in about
+//! 30 ms; `uprobe` programs are for kernels before 6.6, which know only one link per site. The agent asks
+//! the kernel which of the twins it can attach and loads that one. Sites are told apart by attach cookie.
+
+#![no_std]
+#![no_main]
+#![expect(unreachable_pub, reason = "the programs are found by section, not by path")]
+
+mod kernel;
+mod maps;
+mod tiers;
+
+use aya_ebpf::macros::uprobe;
+use aya_ebpf::programs::ProbeContext;
+
+/// T1 through one link for all sites.
+#[uprobe(multi)]
+pub fn t1_multi(ctx: ProbeContext) -> u32 {
+    tiers::rare(&ctx);
+    0
+}
+
+/// T1 through one link per site.
+#[uprobe]
+pub fn t1_single(ctx: ProbeContext) -> u32 {
+    tiers::rare(&ctx);
+    0
+}
+
+/// T2 through one link for all sites.
+#[uprobe(multi)]
+pub fn t2_multi(ctx: ProbeContext) -> u32 {
+    tiers::lifetimes(&ctx);
+    0
+}
+
+/// T2 through one link per site.
+#[uprobe]
+pub fn t2_single(ctx: ProbeContext) -> u32 {
+    tiers::lifetimes(&ctx);
+    0
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    // The verifier refuses any program in which this is reachable.
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

@@ -1,0 +1,82 @@
+//! One body per tier: filter, count, decide, hand over.
+
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id};
+use aya_ebpf::programs::ProbeContext;
+use tracer_ebpf::decide::{crash, current, header, is_crash, is_stacked, lifetime, plain, stacked};
+use tracer_ebpf::{
+    ABI_VERSION, CrashEvent, EventHeader, FLAG_PARTIAL, PlainEvent, Probe, ProbeCounters, ProcConfig,
+    StackEvent, TIER_T1, TIER_T2,
+};
+
+use crate::kernel::{UserMemory, cookie, now_ns, register, registers};
+use crate::maps::{counters, emit, next_sequence, process};
+
+struct Hit {
+    config: &'static ProcConfig,
+    counters: &'static mut ProbeCounters,
+    header: EventHeader,
+    cookie: u64,
+}
+
+/// Passes hits of watched processes whose tier is on, counted.
+#[inline(always)]
+fn filter(ctx: &ProbeContext, tier: u32) -> Option<Hit> {
+    let pid_tgid = bpf_get_current_pid_tgid();
+    let config = process((pid_tgid >> 32) as u32)?;
+    if config.tiers & tier == 0 {
+        return None;
+    }
+    let cookie = cookie(ctx);
+    let probe = cookie as u8;
+    let counters = counters(config, probe & 31)?;
+    counters.hits += 1;
+    if config.abi_version != ABI_VERSION {
+        counters.refused += 1;
+        return None;
+    }
+    // SAFETY: no arguments.
+    let cpu = unsafe { bpf_get_smp_processor_id() };
+    let header = header(probe, now_ns(), pid_tgid, cpu, next_sequence());
+    Some(Hit { config, counters, header, cookie })
+}
+
+/// Tier T1.
+#[inline(always)]
+pub fn rare(ctx: &ProbeContext) {
+    let Some(Hit { config, counters, header, cookie: _ }) = filter(ctx, TIER_T1) else { return };
+    let registers = registers(ctx);
+    let current = current(&registers, header.tid, config, &UserMemory);
+    let header = EventHeader { goid: current.goid, flags: current.flags, ..header };
+    if is_crash(header.probe) {
+        emit::<CrashEvent>(counters, |event| {
+            event.header = header;
+            crash(header.probe, &registers, &current, config, &UserMemory, event);
+            event.header.flags & FLAG_PARTIAL != 0
+        });
+    } else if is_stacked(header.probe) {
+        emit::<StackEvent>(counters, |event| {
+            event.header = header;
+            stacked(header.probe, &registers, &current, config, &UserMemory, event);
+            event.header.flags & FLAG_PARTIAL != 0
+        });
+    } else {
+        emit::<PlainEvent>(counters, |event| {
+            event.header = header;
+            plain(header.probe, &registers, config, &UserMemory, event);
+            event.header.flags & FLAG_PARTIAL != 0
+        });
+    }
+}
+
+/// Tier T2.
+#[inline(always)]
+pub fn lifetimes(ctx: &ProbeContext) {
+    let Some(Hit { config, counters, header, cookie }) = filter(ctx, TIER_T2) else { return };
+    let is_exit = header.probe == Probe::GoExit as u8;
+    let g = register(ctx, (cookie >> 8) as u8);
+    emit::<PlainEvent>(counters, |event| {
+        event.header = header;
+        lifetime(g, config, &UserMemory, is_exit, event);
+        event.header.flags & FLAG_PARTIAL != 0
+    });
+}
