@@ -1,0 +1,56 @@
+//! Why a file is refused.
+
+use super::layout::LayoutError;
+
+/// Why an executable can't be understood, or which part of it can't.
+#[derive(Debug, thiserror::Error)]
+pub enum BinaryError {
+    /// Not an ELF file, or a broken one.
+    #[error("read the executable as ELF: {0}; it is not a program of this platform, or it is damaged")]
+    NotElf(String),
+    /// An architecture that gotrail does not know.
+    #[error("the executable is for {0}; gotrail knows amd64 and arm64")]
+    Architecture(String),
+    /// A big-endian or 32-bit file.
+    #[error("the executable is {0}; gotrail knows 64-bit little-endian programs only")]
+    Class(&'static str),
+    /// No Go build information.
+    #[error("looked for Go build information and the Go function table: {0}; this is not a Go program")]
+    NotGo(&'static str),
+    /// Build information without a function table.
+    #[error(
+        "the executable was built by {version}, but its function table (pclntab) was not found: it is packed, obfuscated or damaged"
+    )]
+    NoFunctionTable {
+        /// The version found.
+        version: String,
+    },
+    /// A Go version before the first that is supported.
+    #[error(
+        "the executable was built by {version}; gotrail supports Go 1.{first} and later; build the program with a newer Go"
+    )]
+    TooOld {
+        /// The version found.
+        version: String,
+        /// The first minor version supported.
+        first: u16,
+    },
+    /// The version can't be told.
+    #[error("read the Go version: {0}")]
+    Version(#[from] super::version::VersionError),
+    /// The structures' layout is not known for certain.
+    #[error(transparent)]
+    Layout(#[from] LayoutError),
+    /// A global of the runtime was not found.
+    #[error(
+        "looked for {name} in {version}: {why}; gotrail does not guess addresses, so memory reads are off"
+    )]
+    Global {
+        /// Its Go name.
+        name: &'static str,
+        /// The version of the binary.
+        version: String,
+        /// What failed.
+        why: String,
+    },
+}

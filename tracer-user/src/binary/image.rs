@@ -1,0 +1,226 @@
+//! The bytes of an ELF file by virtual address.
+
+use std::sync::Arc;
+
+use object::elf::{EM_AARCH64, EM_X86_64, ET_DYN, FileHeader64, PF_W, PF_X, PT_LOAD};
+use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _, Sym as _};
+use object::{Endianness, LittleEndian};
+
+use super::error::BinaryError;
+
+/// What machine a program is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Architecture {
+    /// x86-64.
+    Amd64,
+    /// 64-bit Arm.
+    Arm64,
+}
+
+impl Architecture {
+    /// Go's name for it.
+    #[must_use]
+    pub const fn goarch(self) -> &'static str {
+        match self {
+            Self::Amd64 => "amd64",
+            Self::Arm64 => "arm64",
+        }
+    }
+}
+
+/// A loadable segment.
+#[derive(Clone, Copy, Debug)]
+pub struct Segment {
+    /// First virtual address, as linked.
+    pub address: u64,
+    /// Bytes in memory.
+    pub memory_size: u64,
+    /// Offset in the file.
+    pub offset: u64,
+    /// Bytes in the file.
+    pub file_size: u64,
+    /// May be written.
+    pub writable: bool,
+    /// May be executed.
+    pub executable: bool,
+}
+
+/// An ELF file of a known architecture.
+#[derive(Clone, Debug)]
+pub struct Image {
+    bytes: Arc<[u8]>,
+    segments: Vec<Segment>,
+    architecture: Architecture,
+    position_independent: bool,
+    gnu_build_id: Option<String>,
+    has_symbols: bool,
+}
+
+/// Most program headers that are looked at; real programs have about ten.
+const MAX_SEGMENTS: usize = 256;
+
+impl Image {
+    /// Reads the headers.
+    ///
+    /// # Errors
+    /// [`BinaryError`] for anything that is not a 64-bit little-endian ELF file for a known machine.
+    pub fn parse(bytes: Arc<[u8]>) -> Result<Self, BinaryError> {
+        let not_elf = |e: object::Error| BinaryError::NotElf(e.to_string());
+        match bytes.get(4..6) {
+            Some([1, _]) => return Err(BinaryError::Class("32-bit")),
+            Some([_, 2]) => return Err(BinaryError::Class("big-endian")),
+            _ => {}
+        }
+        let header = FileHeader64::<LittleEndian>::parse(&*bytes).map_err(not_elf)?;
+        let endian = header.endian().map_err(not_elf)?;
+        let architecture = match header.e_machine(endian) {
+            EM_X86_64 => Architecture::Amd64,
+            EM_AARCH64 => Architecture::Arm64,
+            other => return Err(BinaryError::Architecture(format!("ELF machine {}", other.0))),
+        };
+        let headers = header.program_headers(endian, &*bytes).map_err(not_elf)?;
+        let segments = headers
+            .iter()
+            .take(MAX_SEGMENTS)
+            .filter(|h| h.p_type(endian) == PT_LOAD)
+            .map(|h| Segment {
+                address: h.p_vaddr(endian),
+                memory_size: h.p_memsz(endian),
+                offset: h.p_offset(endian),
+                file_size: h.p_filesz(endian),
+                writable: h.p_flags(endian).0 & PF_W.0 != 0,
+                executable: h.p_flags(endian).0 & PF_X.0 != 0,
+            })
+            .collect();
+        let sections = header.sections(endian, &*bytes).ok();
+        let has_symbols = sections.as_ref().is_some_and(|sections| {
+            sections.symbols(endian, &*bytes, object::elf::SHT_SYMTAB).is_ok_and(|table| !table.is_empty())
+        });
+        let gnu_build_id = sections.as_ref().and_then(|sections| {
+            let (_, section) = sections.section_by_name(endian, b".note.gnu.build-id")?;
+            let mut notes = section.notes(endian, &*bytes).ok()??;
+            let note = notes.next().ok()??;
+            Some(note.desc().iter().map(|b| format!("{b:02x}")).collect())
+        });
+        let position_independent = header.e_type(endian) == ET_DYN;
+        Ok(Self { segments, architecture, position_independent, gnu_build_id, has_symbols, bytes })
+    }
+
+    /// The whole file.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The machine it is for.
+    #[must_use]
+    pub const fn architecture(&self) -> Architecture {
+        self.architecture
+    }
+
+    /// Whether the kernel chooses where it is loaded.
+    #[must_use]
+    pub const fn position_independent(&self) -> bool {
+        self.position_independent
+    }
+
+    /// Whether it still has a symbol table.
+    #[must_use]
+    pub const fn has_symbols(&self) -> bool {
+        self.has_symbols
+    }
+
+    /// The linker's build ID in hexadecimal, if there is one. Go's own is another.
+    #[must_use]
+    pub fn gnu_build_id(&self) -> Option<&str> {
+        self.gnu_build_id.as_deref()
+    }
+
+    /// The loadable segments.
+    #[must_use]
+    pub fn segments(&self) -> &[Segment] {
+        &self.segments
+    }
+
+    /// `len` bytes at a virtual address, if the file holds them all.
+    #[must_use]
+    pub fn read(&self, address: u64, len: usize) -> Option<&[u8]> {
+        let rest = self.read_to_segment_end(address)?;
+        rest.get(..len)
+    }
+
+    /// All bytes from a virtual address to the end of its segment in the file.
+    #[must_use]
+    pub fn read_to_segment_end(&self, address: u64) -> Option<&[u8]> {
+        let segment =
+            self.segments.iter().find(|s| address >= s.address && address - s.address < s.file_size)?;
+        let into = address - segment.address;
+        let start = usize::try_from(segment.offset.checked_add(into)?).ok()?;
+        let len = usize::try_from(segment.file_size - into).ok()?;
+        let rest = self.bytes.get(start..)?;
+        Some(rest.get(..len).unwrap_or(rest))
+    }
+
+    /// Eight bytes at a virtual address, little-endian.
+    #[must_use]
+    pub fn read_u64(&self, address: u64) -> Option<u64> {
+        Some(u64::from_le_bytes(self.read(address, 8)?.try_into().ok()?))
+    }
+
+    /// A Go string header at a virtual address, followed. In a position-independent file the header may be
+    /// written by a relocation; the linkers in use write the linked address into the file as well.
+    #[must_use]
+    pub fn read_go_string(&self, header: u64, limit: usize) -> Option<&[u8]> {
+        let data = self.read_u64(header)?;
+        let len = usize::try_from(self.read_u64(header.checked_add(8)?)?).ok()?;
+        self.read(data, len.min(limit))
+    }
+
+    /// The file offset of a virtual address: what the kernel's uprobes are placed by.
+    #[must_use]
+    pub fn file_offset(&self, address: u64) -> Option<u64> {
+        self.segments
+            .iter()
+            .find(|s| address >= s.address && address - s.address < s.file_size)
+            .map(|s| s.offset + (address - s.address))
+    }
+
+    /// Whether a virtual address lies in an executable segment.
+    #[must_use]
+    pub fn is_executable(&self, address: u64) -> bool {
+        self.segments
+            .iter()
+            .any(|s| s.executable && address >= s.address && address - s.address < s.memory_size)
+    }
+
+    /// The distance between where a mapping of the file is and where its bytes were linked to be.
+    #[must_use]
+    pub fn load_bias(&self, mapping_start: u64, mapping_offset: u64) -> Option<u64> {
+        const PAGE: u64 = 4096;
+        let segment = self
+            .segments
+            .iter()
+            .find(|s| s.offset / PAGE * PAGE <= mapping_offset && mapping_offset < s.offset + s.file_size)?;
+        let linked = segment.address.wrapping_sub(segment.offset).wrapping_add(mapping_offset);
+        Some(mapping_start.wrapping_sub(linked))
+    }
+
+    /// The addresses of named symbols, in the order asked for, in one pass. All `None` in a stripped file.
+    #[must_use]
+    pub fn symbol_addresses<const N: usize>(&self, names: [&str; N]) -> [Option<u64>; N] {
+        let mut found = [None; N];
+        let Ok(header) = FileHeader64::<Endianness>::parse(&*self.bytes) else { return found };
+        let Ok(endian) = header.endian() else { return found };
+        let Ok(sections) = header.sections(endian, &*self.bytes) else { return found };
+        let Ok(table) = sections.symbols(endian, &*self.bytes, object::elf::SHT_SYMTAB) else { return found };
+        for symbol in table.iter() {
+            let Ok(name) = symbol.name(endian, table.strings()) else { continue };
+            if let Some(at) = names.iter().position(|wanted| wanted.as_bytes() == name)
+                && let Some(slot) = found.get_mut(at)
+            {
+                *slot = Some(symbol.st_value(endian));
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,23 @@
+//! One Go executable: what build it is, where its functions and globals are, how its runtime's structures
+//! are laid out, and where probes may go. Pure functions over bytes: no process, no kernel.
+
+mod calls;
+mod error;
+mod globals;
+mod image;
+pub mod layout;
+mod read;
+mod sites;
+mod symbols;
+mod types;
+pub mod version;
+
+pub use calls::{Argument, CallSite, Hazard};
+pub use error::BinaryError;
+pub use globals::Globals;
+pub use image::{Architecture, Image};
+pub use layout::{Layout, LayoutError, LayoutSource};
+pub use read::{Build, GoBinary};
+pub use sites::{Cost, Plan, Site, Unavailable};
+pub use symbols::{Frame, Function, Symbols};
+pub use version::GoVersion;
