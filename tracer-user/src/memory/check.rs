@@ -1,0 +1,112 @@
+//! The self-check: what is read must be a Go runtime that holds together, or nothing is printed (FAIL-1).
+
+use std::collections::HashSet;
+
+use super::goroutine::Status;
+use super::reader::{Reader, u32_at, u64_at};
+use super::runtime::{Runtime, RuntimeError};
+
+/// More goroutines, Ps or Ms than any process has.
+const ABSURD: u64 = 1 << 27;
+/// Goroutines looked at by the check.
+const SAMPLE: usize = 64;
+
+impl<R: Reader> Runtime<'_, R> {
+    pub(super) fn self_check(&self) -> Result<(), RuntimeError> {
+        self.check_threads()?;
+        self.check_processors()?;
+        self.check_goroutines()
+    }
+
+    fn failed(&self, what: impl Into<String>) -> RuntimeError {
+        RuntimeError::SelfCheck {
+            pid: self.pid,
+            what: what.into(),
+            layout: self.binary.layout_source().to_string(),
+        }
+    }
+
+    /// Every M's g0 points back to it, and what an M runs points back too.
+    fn check_threads(&self) -> Result<(), RuntimeError> {
+        let layout = self.binary.layout();
+        let read = |address: u64| self.memory.u64(address).map_err(|e| self.read_error(e));
+        let mut m = read(self.global(self.binary.globals().allm))?;
+        let mut seen = HashSet::new();
+        while m != 0 {
+            if m & 7 != 0 || !seen.insert(m) || seen.len() > 1 << 16 {
+                return Err(self.failed("the list of Ms (runtime.allm) is not a list"));
+            }
+            let g0 = read(m + u64::from(layout.m.g0))
+                .map_err(|_| self.failed("an M in runtime.allm is not readable"))?;
+            let back = if g0 == 0 { 0 } else { self.memory.u64(g0 + u64::from(layout.g.m)).unwrap_or(0) };
+            if back != m {
+                return Err(self.failed(format!("m.g0.m of the M at {m:#x} does not point back to it")));
+            }
+            m = read(m + u64::from(layout.m.alllink))?;
+        }
+        if seen.is_empty() {
+            return Err(self.failed("the process has no M yet: its Go runtime has not started"));
+        }
+        Ok(())
+    }
+
+    /// Every P carries its index as its id.
+    fn check_processors(&self) -> Result<(), RuntimeError> {
+        let layout = self.binary.layout();
+        let (at, len, cap) = self.slice(self.binary.globals().allp)?;
+        if at & 7 != 0 || len == 0 || len > cap || len > 1 << 16 {
+            return Err(self.failed(format!("runtime.allp is no slice: {at:#x}, {len} of {cap}")));
+        }
+        for (index, p) in self.pointers(at, len)?.into_iter().enumerate() {
+            let id = self.memory.u32(p + u64::from(layout.p.id)).unwrap_or(u32::MAX);
+            if usize::try_from(id) != Ok(index) {
+                return Err(self.failed(format!("P {index} says that its id is {id}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Goroutines have legal states, and ids that were handed out, each once.
+    fn check_goroutines(&self) -> Result<(), RuntimeError> {
+        let layout = self.binary.layout();
+        let globals = self.binary.globals();
+        let (at, len, cap) = self.slice(globals.allgs)?;
+        if at & 7 != 0 || len == 0 || len > cap || len > ABSURD {
+            return Err(self.failed(format!("runtime.allgs is no slice: {at:#x}, {len} of {cap}")));
+        }
+        let sample = len.min(SAMPLE as u64);
+        let parts: Vec<(u64, usize)> =
+            self.pointers(at, sample)?.into_iter().map(|g| (g, layout.g.size as usize)).collect();
+        let (bytes, read) = self.memory.read_batch(&parts).map_err(|e| self.read_error(e))?;
+        // Read after the goroutines: an id can't be newer than this.
+        let highest = self
+            .memory
+            .u64(self.global(globals.sched) + u64::from(layout.sched.goidgen))
+            .map_err(|e| self.read_error(e))?;
+        let mut ids = HashSet::new();
+        let structs = bytes.chunks_exact(layout.g.size as usize).zip(&parts).zip(&read);
+        for ((bytes, (address, _)), read) in structs {
+            if !read {
+                return Err(self.failed(format!("the g at {address:#x} in runtime.allgs is not readable")));
+            }
+            let status = Status::from_word(u32_at(bytes, layout.g.atomicstatus));
+            let goid = u64_at(bytes, layout.g.goid);
+            if let Status::Unknown(word) = status {
+                return Err(self.failed(format!("the g at {address:#x} has the state {word}")));
+            }
+            if !status.is_alive() {
+                continue;
+            }
+            if goid == 0 || goid > highest || !ids.insert(goid) {
+                return Err(self.failed(format!("a g has the id {goid}, of {highest} handed out")));
+            }
+            let (lo, hi) = (u64_at(bytes, layout.g.stack_lo), u64_at(bytes, layout.g.stack_hi));
+            let sp = u64_at(bytes, layout.g.sched_sp);
+            if status == Status::Waiting && !(lo < sp && sp <= hi) {
+                return Err(self
+                    .failed(format!("goroutine {goid} is parked with its stack pointer outside its stack")));
+            }
+        }
+        Ok(())
+    }
+}

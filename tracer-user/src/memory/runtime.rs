@@ -1,0 +1,150 @@
+//! A live process joined with what is known of its executable.
+
+use super::live::LiveMemory;
+use super::reader::{ReadError, Reader};
+use crate::binary::GoBinary;
+use crate::target::{Target, TargetError, executable_mappings};
+
+/// Why a process's Go runtime can't be read.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The process can't be looked at.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// Its memory can't be read.
+    #[error("reading the Go runtime of process {pid}: {source}")]
+    Read {
+        /// The process.
+        pid: u32,
+        /// Why.
+        source: ReadError,
+    },
+    /// The executable's mapping was not found.
+    #[error("looked for the Go code of process {pid} in its memory map: {why}")]
+    Mapping {
+        /// The process.
+        pid: u32,
+        /// What is wrong.
+        why: String,
+    },
+    /// What was read can't be a Go runtime of this version.
+    #[error(
+        "the self-check of process {pid} failed: {what}; gotrail does not guess, so its goroutines are not read (the layout is from {layout})"
+    )]
+    SelfCheck {
+        /// The process.
+        pid: u32,
+        /// The check that failed.
+        what: String,
+        /// Where the layout is from.
+        layout: String,
+    },
+}
+
+/// A process, its executable, and where the one is loaded.
+#[derive(Debug)]
+pub struct Runtime<'a, R = LiveMemory> {
+    pub(super) pid: u32,
+    pub(super) memory: R,
+    pub(super) binary: &'a GoBinary,
+    pub(super) bias: u64,
+}
+
+impl<'a> Runtime<'a> {
+    /// Joins a process with its executable and checks that what is in its memory fits.
+    ///
+    /// # Errors
+    /// [`RuntimeError`], above all if the self-check fails (FAIL-1).
+    pub fn open(target: &Target, binary: &'a GoBinary) -> Result<Self, RuntimeError> {
+        let pid = target.pid();
+        let bias = load_bias(target, binary)?;
+        let runtime = Self { pid, memory: LiveMemory::new(pid), binary, bias };
+        runtime.self_check()?;
+        Ok(runtime)
+    }
+
+    /// Joins a process and its executable again, with the bias of an earlier [`Runtime::open`], whose check
+    /// holds as long as the process is the same.
+    #[must_use]
+    pub const fn reopen(pid: u32, binary: &'a GoBinary, bias: u64) -> Self {
+        Self { pid, memory: LiveMemory::new(pid), binary, bias }
+    }
+}
+
+impl<R: Reader> Runtime<'_, R> {
+    /// The distance between where the executable is and where it was linked to be.
+    #[must_use]
+    pub const fn bias(&self) -> u64 {
+        self.bias
+    }
+
+    /// The process id.
+    #[must_use]
+    pub const fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The executable.
+    #[must_use]
+    pub const fn binary(&self) -> &GoBinary {
+        self.binary
+    }
+
+    pub(super) fn read_error(&self, source: ReadError) -> RuntimeError {
+        RuntimeError::Read { pid: self.pid, source }
+    }
+
+    pub(super) fn global(&self, linked: u64) -> u64 {
+        linked.wrapping_add(self.bias)
+    }
+
+    /// A Go slice header: address of the elements and their number.
+    pub(super) fn slice(&self, linked: u64) -> Result<(u64, u64, u64), RuntimeError> {
+        let mut header = [0; 24];
+        self.memory.read(self.global(linked), &mut header).map_err(|e| self.read_error(e))?;
+        let word = |i: usize| super::reader::u64_at(&header, i as u32 * 8);
+        Ok((word(0), word(1), word(2)))
+    }
+
+    /// `count` pointers from `address`.
+    pub(super) fn pointers(&self, address: u64, count: u64) -> Result<Vec<u64>, RuntimeError> {
+        let mut bytes = vec![0; usize::try_from(count).unwrap_or(0) * 8];
+        self.memory.read(address, &mut bytes).map_err(|e| self.read_error(e))?;
+        Ok(bytes.chunks_exact(8).map(|b| super::reader::u64_at(b, 0)).collect())
+    }
+
+    /// The name of a wait reason.
+    #[must_use]
+    pub fn wait_reason(&self, number: u8) -> &str {
+        self.binary
+            .layout()
+            .wait_reasons
+            .get(usize::from(number))
+            .map_or("unknown wait reason", String::as_str)
+    }
+}
+
+/// Finds where the Go code is loaded, and compares a few of its bytes with the file.
+fn load_bias(target: &Target, binary: &GoBinary) -> Result<u64, RuntimeError> {
+    let pid = target.pid();
+    let error = |why: String| RuntimeError::Mapping { pid, why };
+    let (text, etext) = binary.text();
+    let mappings = executable_mappings(target)?;
+    let text_offset = binary
+        .image()
+        .file_offset(text)
+        .ok_or_else(|| error("the file does not hold the address of runtime.text".to_owned()))?;
+    let mapping = mappings
+        .iter()
+        .find(|m| m.executable && m.offset <= text_offset && text_offset - m.offset < m.end - m.start)
+        .ok_or_else(|| error("no executable mapping of its file holds runtime.text".to_owned()))?;
+    let bias = (mapping.start + (text_offset - mapping.offset)).wrapping_sub(text);
+    if etext.wrapping_add(bias) > mapping.end {
+        return Err(error(format!(
+            "the Go code ends at {:#x}, outside the mapping that ends at {:#x}",
+            etext.wrapping_add(bias),
+            mapping.end
+        )));
+    }
+    Ok(bias)
+}

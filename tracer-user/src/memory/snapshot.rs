@@ -1,0 +1,295 @@
+//! All goroutines at one moment, without stopping any.
+
+use std::collections::HashMap;
+
+use super::figures::Figures;
+use super::goroutine::{Goroutine, Park, Status};
+use super::monotonic_ns;
+use super::reader::{Reader, u8_at, u32_at, u64_at};
+use super::runtime::{Runtime, RuntimeError};
+use super::stack::{End, Stack, StackCopy, Unwinder};
+
+/// Bytes of each stack that are read at first; most parked stacks are shorter.
+const STACK_WINDOW: u64 = 2048;
+/// Bytes that are read where that was not enough.
+const STACK_MOST: u64 = 256 * 1024;
+/// Bytes of stacks held at a time.
+const STACK_BATCH: usize = 16 * 1024 * 1024;
+
+/// All goroutines of a process. Each is consistent in itself (read again and found unchanged, or marked
+/// torn); the process ran on meanwhile, so two may be from moments apart.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// When it was begun, `CLOCK_MONOTONIC` ns.
+    pub taken_ns: u64,
+    /// How long it took, ns.
+    pub took_ns: u64,
+    /// Goroutines that exist, in the order of their ids.
+    pub goroutines: Vec<Goroutine>,
+    /// Of these, how many changed while being read, so that their stack is missing.
+    pub torn: usize,
+    /// Entries of allgs whose memory could not be read.
+    pub unread: usize,
+    /// The runtime's figures.
+    pub figures: Figures,
+}
+
+impl Snapshot {
+    /// Goroutines that belong to the program, not to the runtime.
+    pub fn user(&self) -> impl Iterator<Item = &Goroutine> {
+        self.goroutines.iter().filter(|g| !g.system)
+    }
+}
+
+/// One g structure, and where it is.
+struct RawG<'a> {
+    address: u64,
+    bytes: &'a [u8],
+}
+
+impl<R: Reader> Runtime<'_, R> {
+    /// Takes a snapshot.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Read`], with `Gone` if the process ends meanwhile.
+    pub fn snapshot(&self) -> Result<Snapshot, RuntimeError> {
+        let taken_ns = monotonic_ns();
+        let size = self.binary.layout().g.size as usize;
+        let (at, len, _) = self.slice(self.binary.globals().allgs)?;
+        let addresses = self.pointers(at, len)?;
+        let threads = self.running_threads()?;
+        let mut goroutines = Vec::with_capacity(addresses.len());
+        let mut unread = 0;
+        let mut unwinder = Unwinder::new(self.binary, self.bias);
+        let mut system = SystemStarts::default();
+        // A bounded number at a time, so that memory stays bounded with a million of them.
+        for chunk in addresses.chunks(STACK_BATCH / STACK_WINDOW as usize) {
+            let parts: Vec<(u64, usize)> = chunk.iter().map(|g| (*g, size)).collect();
+            let (bytes, read) = self.memory.read_batch(&parts).map_err(|e| self.read_error(e))?;
+            let mut alive = Vec::new();
+            for ((bytes, address), read) in bytes.chunks_exact(size).zip(chunk).zip(read) {
+                if !read {
+                    unread += 1;
+                } else if self.status(bytes).is_alive() {
+                    alive.push(RawG { address: *address, bytes });
+                }
+            }
+            self.read_chunk(&alive, &threads, &mut unwinder, &mut system, &mut goroutines)?;
+        }
+        goroutines.sort_by_key(|g| g.goid);
+        // A goroutine that ended, and one that got its g structure, may both be there.
+        goroutines.dedup_by_key(|g| g.goid);
+        let torn = goroutines.iter().filter(|g| g.torn).count();
+        let figures = self.figures()?;
+        Ok(Snapshot { taken_ns, took_ns: monotonic_ns() - taken_ns, goroutines, torn, unread, figures })
+    }
+
+    /// How many goroutines exist, the runtime's own left out as far as it counts them itself
+    /// (`sched.ngsys`, runtime/proc.go, `gcount`).
+    ///
+    /// # Errors
+    /// [`RuntimeError::Read`].
+    pub fn count_goroutines(&self) -> Result<u64, RuntimeError> {
+        let layout = self.binary.layout();
+        let (at, len, _) = self.slice(self.binary.globals().allgs)?;
+        let parts: Vec<(u64, usize)> =
+            self.pointers(at, len)?.into_iter().map(|g| (g + u64::from(layout.g.atomicstatus), 4)).collect();
+        let (bytes, read) = self.memory.read_batch(&parts).map_err(|e| self.read_error(e))?;
+        let alive = bytes
+            .chunks_exact(4)
+            .zip(read)
+            .filter(|(word, read)| *read && Status::from_word(u32_at(word, 0)).is_alive())
+            .count() as u64;
+        let system =
+            self.memory.u32(self.global(self.binary.globals().sched) + u64::from(layout.sched.ngsys));
+        Ok(alive.saturating_sub(u64::from(system.map_err(|e| self.read_error(e))?)))
+    }
+
+    fn status(&self, g: &[u8]) -> Status {
+        Status::from_word(u32_at(g, self.binary.layout().g.atomicstatus))
+    }
+
+    /// Which thread runs which g: `m.curg` and `m.procid` of all Ms.
+    fn running_threads(&self) -> Result<HashMap<u64, u32>, RuntimeError> {
+        let layout = &self.binary.layout().m;
+        let read = |address: u64| self.memory.u64(address).map_err(|e| self.read_error(e));
+        let mut threads = HashMap::new();
+        let mut m = read(self.global(self.binary.globals().allm))?;
+        for _ in 0..1 << 16 {
+            if m == 0 {
+                break;
+            }
+            let curg = read(m + u64::from(layout.curg))?;
+            let procid = read(m + u64::from(layout.procid))?;
+            if curg != 0 {
+                threads.insert(curg, u32::try_from(procid).unwrap_or(0));
+            }
+            m = read(m + u64::from(layout.alllink))?;
+        }
+        Ok(threads)
+    }
+
+    /// Reads the stacks of some goroutines, checks that none changed meanwhile, and reads those that did
+    /// once more.
+    fn read_chunk(
+        &self,
+        raws: &[RawG<'_>],
+        threads: &HashMap<u64, u32>,
+        unwinder: &mut Unwinder<'_>,
+        system: &mut SystemStarts,
+        into: &mut Vec<Goroutine>,
+    ) -> Result<(), RuntimeError> {
+        let size = self.binary.layout().g.size as usize;
+        let stacks = self.stacks(raws, unwinder)?;
+        let again: Vec<(u64, usize)> = raws.iter().map(|raw| (raw.address, size)).collect();
+        let (bytes, read) = self.memory.read_batch(&again).map_err(|e| self.read_error(e))?;
+        let mut changed = Vec::new();
+        for (((raw, stack), now), read) in raws.iter().zip(stacks).zip(bytes.chunks_exact(size)).zip(&read) {
+            if *read && self.unchanged(raw.bytes, now) {
+                into.push(self.goroutine(raw, stack, false, threads, system));
+            } else if *read && self.status(now).is_alive() {
+                changed.push(RawG { address: raw.address, bytes: now });
+            }
+        }
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let stacks = self.stacks(&changed, unwinder)?;
+        let again: Vec<(u64, usize)> = changed.iter().map(|raw| (raw.address, size)).collect();
+        let (bytes, read) = self.memory.read_batch(&again).map_err(|e| self.read_error(e))?;
+        for (((raw, stack), now), read) in changed.iter().zip(stacks).zip(bytes.chunks_exact(size)).zip(&read)
+        {
+            let whole = *read && self.unchanged(raw.bytes, now);
+            let stack = if whole { stack } else { Stack::default() };
+            into.push(self.goroutine(raw, stack, !whole, threads, system));
+        }
+        Ok(())
+    }
+
+    /// Whether a goroutine stayed as it was: same id, state, and place.
+    fn unchanged(&self, before: &[u8], after: &[u8]) -> bool {
+        let g = &self.binary.layout().g;
+        u64_at(before, g.goid) == u64_at(after, g.goid)
+            && self.status(before) == self.status(after)
+            && u64_at(before, g.sched_sp) == u64_at(after, g.sched_sp)
+            && u64_at(before, g.sched_pc) == u64_at(after, g.sched_pc)
+            && u64_at(before, g.stack_lo) == u64_at(after, g.stack_lo)
+            && u8_at(before, g.tracking_seq) == u8_at(after, g.tracking_seq)
+    }
+
+    fn stacks(&self, raws: &[RawG<'_>], unwinder: &mut Unwinder<'_>) -> Result<Vec<Stack>, RuntimeError> {
+        let starts: Vec<Option<Start>> = raws.iter().map(|raw| self.start(raw.bytes)).collect();
+        let parts: Vec<(u64, usize)> =
+            starts.iter().map(|start| start.map_or((0, 0), |s| (s.sp, s.len(STACK_WINDOW)))).collect();
+        let (bytes, read) = self.memory.read_batch(&parts).map_err(|e| self.read_error(e))?;
+        let mut rest = bytes.as_slice();
+        let mut stacks = Vec::with_capacity(raws.len());
+        for ((start, (_, len)), read) in starts.into_iter().zip(&parts).zip(read) {
+            let (bytes, after) = rest.split_at(*len);
+            rest = after;
+            let Some(start) = start else {
+                stacks.push(Stack::default());
+                continue;
+            };
+            let copy = StackCopy { start: start.sp, bytes: if read { bytes } else { &[] } };
+            let (mut stack, mut end) = unwinder.unwind(start.pc, start.sp, start.exact, &copy);
+            if end == End::NeedsMore && start.len(STACK_MOST) > *len {
+                let mut more = vec![0; start.len(STACK_MOST)];
+                if self.memory.read(start.sp, &mut more).is_ok() {
+                    (stack, end) = unwinder.unwind(
+                        start.pc,
+                        start.sp,
+                        start.exact,
+                        &StackCopy { start: start.sp, bytes: &more },
+                    );
+                }
+            }
+            stack.truncated |= end != End::Complete;
+            stacks.push(stack);
+        }
+        Ok(stacks)
+    }
+
+    /// Where a goroutine's stack is unwound from; `None` for one that runs, whose saved registers are old.
+    fn start(&self, g: &[u8]) -> Option<Start> {
+        let layout = &self.binary.layout().g;
+        let (lo, hi) = (u64_at(g, layout.stack_lo), u64_at(g, layout.stack_hi));
+        let (pc, sp, exact) = match self.status(g) {
+            Status::Runnable | Status::Waiting | Status::Preempted | Status::Leaked => {
+                (u64_at(g, layout.sched_pc), u64_at(g, layout.sched_sp), true)
+            }
+            // The caller of entersyscall, at the return address (runtime/proc.go, reentersyscall).
+            Status::Syscall => (u64_at(g, layout.syscallpc), u64_at(g, layout.syscallsp), false),
+            _ => return None,
+        };
+        (lo < sp && sp < hi && hi - lo < 1 << 40 && sp & 7 == 0).then_some(Start { pc, sp, hi, exact })
+    }
+
+    fn goroutine(
+        &self,
+        raw: &RawG<'_>,
+        stack: Stack,
+        torn: bool,
+        threads: &HashMap<u64, u32>,
+        system: &mut SystemStarts,
+    ) -> Goroutine {
+        let layout = &self.binary.layout().g;
+        let g = raw.bytes;
+        let status = self.status(g);
+        let linked = |address: u64| if address == 0 { 0 } else { address.wrapping_sub(self.bias) };
+        let startpc = linked(u64_at(g, layout.startpc));
+        let park = status.is_parked().then(|| Park {
+            depth: u64_at(g, layout.stack_hi).wrapping_sub(u64_at(g, layout.sched_sp)),
+            pc: linked(u64_at(g, layout.sched_pc)),
+            tracking: u8_at(g, layout.tracking_seq),
+        });
+        Goroutine {
+            goid: u64_at(g, layout.goid),
+            status,
+            wait_reason: u8_at(g, layout.waitreason),
+            wait_since_ns: if status.is_parked() || status == Status::Syscall {
+                u64_at(g, layout.waitsince)
+            } else {
+                0
+            },
+            gopc: linked(u64_at(g, layout.gopc)),
+            startpc,
+            parent_goid: layout.parent_goid.map_or(0, |at| u64_at(g, at)),
+            thread_id: threads.get(&raw.address).copied(),
+            locked: u64_at(g, layout.lockedm) != 0,
+            system: system.is_system(self, startpc),
+            park,
+            stack,
+            torn,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Start {
+    pc: u64,
+    sp: u64,
+    hi: u64,
+    exact: bool,
+}
+
+impl Start {
+    fn len(&self, most: u64) -> usize {
+        // At most STACK_MOST.
+        (self.hi - self.sp).min(most) as usize
+    }
+}
+
+/// Which start functions belong to the runtime itself (`isSystemGoroutine`, runtime/traceback.go).
+#[derive(Default)]
+struct SystemStarts(HashMap<u64, bool>);
+
+impl SystemStarts {
+    fn is_system<R: Reader>(&mut self, runtime: &Runtime<'_, R>, startpc: u64) -> bool {
+        *self.0.entry(startpc).or_insert_with(|| {
+            runtime.binary.function_name(startpc).is_some_and(|name| {
+                name.starts_with("runtime.") && !matches!(name, "runtime.main" | "runtime.handleAsyncEvent")
+            })
+        })
+    }
+}

@@ -1,0 +1,117 @@
+//! Unwinding a goroutine that is not running, from a copy of its stack.
+
+use std::collections::HashMap;
+
+use super::reader::u64_at;
+use crate::binary::GoBinary;
+
+/// Deepest stack that is unwound; the rest is left out and said so.
+pub(super) const MAX_DEPTH: usize = 256;
+
+/// One address of a stack.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Pc {
+    /// Linked address.
+    pub address: u64,
+    /// The instruction itself, not a return address behind a call.
+    pub exact: bool,
+}
+
+/// A stack, innermost first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Stack {
+    /// The addresses.
+    pub pcs: Vec<Pc>,
+    /// Frames further out are missing.
+    pub truncated: bool,
+}
+
+/// What the unwinder needs to know of an address.
+#[derive(Clone, Copy, Debug)]
+struct Step {
+    /// Bytes from the stack pointer to the return address.
+    frame_size: u64,
+    /// Nothing called this function.
+    top: bool,
+    /// The frame below was interrupted, not called: its address is exact.
+    interrupts: bool,
+}
+
+/// Unwinds by the function table's frame sizes, as the runtime's own tracebacks do; remembers each address.
+pub(super) struct Unwinder<'a> {
+    binary: &'a GoBinary,
+    bias: u64,
+    steps: HashMap<u64, Option<Step>>,
+}
+
+/// A copy of the used part of a goroutine's stack.
+pub(super) struct StackCopy<'a> {
+    pub(super) start: u64,
+    pub(super) bytes: &'a [u8],
+}
+
+impl StackCopy<'_> {
+    fn word(&self, address: u64) -> Option<u64> {
+        let at = usize::try_from(address.checked_sub(self.start)?).ok()?;
+        (at.checked_add(8)? <= self.bytes.len()).then(|| u64_at(&self.bytes[at..], 0))
+    }
+}
+
+/// How an unwinding ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// At the outermost frame.
+    Complete,
+    /// More of the stack is needed.
+    NeedsMore,
+    /// At an address that belongs to no Go function.
+    Lost,
+    /// At the depth limit.
+    TooDeep,
+}
+
+impl<'a> Unwinder<'a> {
+    pub(super) fn new(binary: &'a GoBinary, bias: u64) -> Self {
+        Self { binary, bias, steps: HashMap::new() }
+    }
+
+    /// Unwinds from `pc` and `sp` (addresses of the process).
+    pub(super) fn unwind(&mut self, pc: u64, sp: u64, exact: bool, copy: &StackCopy<'_>) -> (Stack, End) {
+        let mut stack = Stack::default();
+        let (mut pc, mut sp, mut exact) = (pc, sp, exact);
+        loop {
+            if stack.pcs.len() == MAX_DEPTH {
+                stack.truncated = true;
+                return (stack, End::TooDeep);
+            }
+            let address = pc.wrapping_sub(self.bias);
+            let Some(step) = self.step(address) else { return (stack, End::Lost) };
+            stack.pcs.push(Pc { address, exact });
+            if step.top {
+                return (stack, End::Complete);
+            }
+            let slot = sp.wrapping_add(step.frame_size);
+            let Some(return_address) = copy.word(slot) else { return (stack, End::NeedsMore) };
+            if return_address == 0 {
+                return (stack, End::Complete);
+            }
+            exact = step.interrupts;
+            pc = return_address;
+            sp = slot.wrapping_add(8);
+        }
+    }
+
+    fn step(&mut self, address: u64) -> Option<Step> {
+        let binary = self.binary;
+        *self.steps.entry(address).or_insert_with(|| {
+            let (symbols, image) = (binary.symbols(), binary.image());
+            let function = symbols.at(address)?;
+            let name = symbols.name(image, function)?;
+            Some(Step {
+                frame_size: symbols.frame_size(image, address)?,
+                top: symbols.is_top(image, function),
+                interrupts: matches!(name, "runtime.asyncPreempt" | "runtime.sigpanic"),
+            })
+        })
+    }
+}
