@@ -1,0 +1,93 @@
+//! Why the process died: an unrecovered panic, a fatal error, or the runtime giving up.
+
+use super::finding::{Degree, Finding, Role};
+use super::sites::{Context, blocked_frame, readable, short, site};
+use super::text::crash_text;
+use crate::binary::Frame;
+use crate::model::{Crash, PanicStage};
+use crate::target::signal_name;
+use crate::text::duration;
+
+pub(super) fn detect(context: &Context<'_>) -> Vec<Finding> {
+    context.process.fatal.as_ref().map(|crash| finding(context, crash)).into_iter().collect()
+}
+
+fn finding(context: &Context<'_>, crash: &Crash) -> Finding {
+    let record = &crash.record;
+    let text = crash_text(context.binary, record).unwrap_or_else(|| "(text not captured)".to_owned());
+    let frames = context.call_frames(&record.stack);
+    let died = died_at(&frames).cloned();
+    let created = context.creation(record.stack.gopc);
+    let from_signal = record.signal != 0 && frames.iter().any(|f| f.function == "runtime.sigpanic");
+    let is_panic = record.stage == PanicStage::Fatal;
+    let (id, what) = match (is_panic, from_signal) {
+        (true, _) => ("panic", "panic"),
+        // The runtime calls a fault at an address that no nil pointer explains a fatal error (throw("fault")).
+        (false, true) => ("memory-fault", "fatal error"),
+        (false, false) => ("fatal-error", "fatal error"),
+    };
+    let goroutine = crash
+        .goid
+        .map_or_else(|| "no goroutine (a system stack)".to_owned(), |goid| format!("goroutine {goid}"));
+    let mut evidence = vec![format!(
+        "{what}: {text}, in {goroutine}, thread {}, {} ago",
+        crash.thread,
+        duration(context.now_ns.saturating_sub(crash.at_ns))
+    )];
+    if from_signal {
+        evidence.push(format!(
+            "it began with {} at pc {:#x}, reading or writing address {:#x}",
+            signal_name(record.signal.cast_signed()),
+            record.fault_pc,
+            record.fault_address
+        ));
+    }
+    if let Some(created) = &created {
+        evidence.push(format!("the goroutine was created by {} at {}", created.function, short(created)));
+    }
+    if let Some(kind) = begun_with(context, crash) {
+        evidence.push(format!("the panic value was of type {kind}"));
+    }
+    if record.stack.truncated {
+        evidence.push("the stack is deeper than was captured".to_owned());
+    }
+    let place = died.as_ref().map_or_else(String::new, |f| format!(" in {} at {}", f.function, short(f)));
+    Finding {
+        id,
+        key: format!("{id}:{}", died.as_ref().map(short).unwrap_or_default()),
+        title: format!("the process died: {what}: {text}{place}"),
+        degree: Degree::Proved,
+        evidence,
+        goids: crash.goid.into_iter().collect(),
+        count: 1,
+        sites: [site(Role::Died, died.as_ref()), site(Role::Created, created.as_ref())]
+            .into_iter()
+            .flatten()
+            .collect(),
+        stack: readable(frames),
+        advice: match id {
+            "panic" => {
+                "mend the line above, or recover in the goroutine's outermost function if the panic is meant to be survived: no other goroutine can catch it"
+            }
+            "memory-fault" => {
+                "look for unsafe.Pointer arithmetic, cgo, or memory that was unmapped: Go's own pointers do not do this"
+            }
+            _ => "a fatal error can't be recovered: mend the misuse that the text names",
+        },
+        disproof: "nothing: the runtime said so itself",
+    }
+}
+
+/// The frame that the fault belongs to: the innermost of the program, above the runtime's crash machinery.
+fn died_at(frames: &[Frame]) -> Option<&Frame> {
+    blocked_frame(frames).or_else(|| frames.iter().find(|f| !f.function.starts_with("runtime.")))
+}
+
+/// The type of the value that the panic began with: the fatal step has only its text.
+fn begun_with(context: &Context<'_>, fatal: &Crash) -> Option<String> {
+    let begun =
+        context.process.crashes().rev().find(|c| {
+            c.record.stage == PanicStage::Begun && c.goid == fatal.goid && c.at_ns <= fatal.at_ns
+        })?;
+    Some(crate::text::printable(&context.binary.type_name(begun.record.type_address)?.name))
+}

@@ -1,0 +1,33 @@
+//! Findings: what is wrong, with evidence, a degree, and what would disprove it. Pure: model in, findings
+//! out. One file for each kind.
+
+mod crash;
+mod deadlock;
+mod finding;
+mod forced_gc;
+mod gomaxprocs;
+mod leak;
+mod ledger;
+mod long_stw;
+mod sites;
+mod stuck;
+mod text;
+
+pub use finding::{Degree, Finding, Role, SiteRef, State};
+pub use ledger::{Change, Ledger, Reported};
+pub use sites::{Context, Thresholds};
+pub use text::crash_text;
+
+/// Looks for everything once.
+#[must_use]
+pub fn examine(context: &Context<'_>) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    findings.extend(crash::detect(context));
+    findings.extend(deadlock::detect(context));
+    findings.extend(stuck::detect(context));
+    findings.extend(leak::detect(context));
+    findings.extend(forced_gc::detect(context));
+    findings.extend(gomaxprocs::detect(context));
+    findings.extend(long_stw::detect(context));
+    findings
+}

@@ -1,0 +1,250 @@
+//! Request handlers that ignore their request's end, and waiters of a pool that has run dry.
+//!
+//! A net/http handler that is still parked although its client has gone does not listen to the request's
+//! context. That the client has gone shows in the server itself: while a handler runs, a goroutine
+//! (`net/http.(*connReader).backgroundRead`) watches its connection, and ends when the client leaves.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::finding::{Degree, Finding, Role};
+use super::sites::{Context, blocked_frame, counted, duration, is_machinery, readable, short, site};
+use crate::binary::Frame;
+use crate::model::Group;
+
+/// Waiters of one pool that are a finding.
+const LEAST_WAITERS: u64 = 3;
+
+/// Whether a stack is that of a net/http handler at work.
+pub(super) fn is_http_handler(frames: &[Frame]) -> bool {
+    frames.iter().any(|f| {
+        matches!(f.function.as_str(), "net/http.(*conn).serve" | "net/http.(*http2serverConn).runHandler")
+            || f.function.ends_with("/http2.(*serverConn).runHandler")
+    })
+}
+
+/// Whether a function takes something out of a pool, by its name.
+fn takes_from_pool(function: &str) -> bool {
+    const KNOWN: [&str; 6] = [
+        "database/sql.(*DB).conn",
+        "golang.org/x/sync/semaphore.(*Weighted).Acquire",
+        "github.com/jackc/puddle/v2.(*Pool[",
+        "github.com/jackc/pgx/v5/pgxpool.(*Pool).Acquire",
+        "github.com/redis/go-redis/v9/internal/pool.(*ConnPool).waitTurn",
+        "github.com/gomodule/redigo/redis.(*Pool).",
+    ];
+    if KNOWN.iter().any(|known| function.starts_with(known)) {
+        return true;
+    }
+    let lower = function.to_ascii_lowercase();
+    let Some((receiver, method)) = lower.rsplit_once('.') else { return false };
+    let verbs = ["get", "acquire", "take", "borrow", "checkout", "conn", "wait", "lease", "dial", "pop"];
+    receiver.contains("pool") && verbs.iter().any(|verb| method.starts_with(verb))
+}
+
+struct Stuck<'a> {
+    groups: Vec<&'a Group>,
+    frames: Vec<Frame>,
+    site: Frame,
+    members: Vec<(u64, u64)>,
+}
+
+pub(super) fn detect(context: &Context<'_>) -> Vec<Finding> {
+    let watched = watched_connections(context);
+    let mut pools: BTreeMap<String, Stuck<'_>> = BTreeMap::new();
+    let mut handlers: BTreeMap<String, Stuck<'_>> = BTreeMap::new();
+    for group in context.process.groups.iter().filter(|g| g.count() > 0) {
+        if !context.class(group).is_blocking() {
+            continue;
+        }
+        let frames = context.group_frames(group);
+        let Some(blocked) = blocked_frame(&frames).cloned() else { continue };
+        let pool = frames
+            .iter()
+            .take_while(|f| !is_handler_boundary(f))
+            .find(|f| takes_from_pool(&f.function))
+            .cloned();
+        let members = members(context, group);
+        let (map, site) = match pool {
+            Some(pool) => (&mut pools, pool),
+            None if is_http_handler(&frames) => (&mut handlers, blocked),
+            None => continue,
+        };
+        let stuck = map.entry(short(&site)).or_insert_with(|| Stuck {
+            groups: Vec::new(),
+            frames,
+            site,
+            members: Vec::new(),
+        });
+        stuck.groups.push(group);
+        stuck.members.extend(members);
+    }
+    let holders: Vec<String> = handlers
+        .values()
+        .filter(|h| !h.members.is_empty())
+        .map(|h| {
+            format!(
+                "{} stuck at {} ({}): likely to hold what the others wait for",
+                counted(h.members.len() as u64, "handler is", "handlers are"),
+                short(&h.site),
+                h.site.function
+            )
+        })
+        .collect();
+    let mut findings: Vec<Finding> =
+        pools.into_values().filter_map(|stuck| exhausted(context, stuck, &holders)).collect();
+    findings.extend(handlers.into_values().filter_map(|stuck| broken(context, stuck, &watched)));
+    findings
+}
+
+fn is_handler_boundary(frame: &Frame) -> bool {
+    frame.function == "net/http.HandlerFunc.ServeHTTP" || frame.function == "net/http.serverHandler.ServeHTTP"
+}
+
+/// Members of a group that have not moved for the threshold: when they parked, and who.
+fn members(context: &Context<'_>, group: &Group) -> Vec<(u64, u64)> {
+    let limit = context.now_ns.saturating_sub(context.thresholds.stuck_ns);
+    context
+        .process
+        .goroutines
+        .iter()
+        .filter_map(|(goid, tracked)| {
+            let seen = tracked.last.as_ref()?;
+            let same = tracked.gopc == group.key.gopc
+                && seen.stack == group.key.stack
+                && seen.wait_reason == group.key.wait_reason
+                && seen.park.is_some();
+            (same && seen.parked_since_ns <= limit).then_some((seen.parked_since_ns, goid))
+        })
+        .collect()
+}
+
+/// Handlers whose connection is still being watched: the client is there.
+fn watched_connections(context: &Context<'_>) -> HashSet<u64> {
+    context
+        .process
+        .goroutines
+        .iter()
+        .filter(|(_, tracked)| {
+            context
+                .creation(tracked.gopc)
+                .is_some_and(|f| f.function == "net/http.(*connReader).startBackgroundRead")
+        })
+        .map(|(_, tracked)| tracked.parent)
+        .collect()
+}
+
+fn broken(context: &Context<'_>, mut stuck: Stuck<'_>, watched: &HashSet<u64>) -> Option<Finding> {
+    stuck.members.retain(|(_, goid)| !watched.contains(goid));
+    stuck.members.sort_unstable();
+    let (oldest, _) = *stuck.members.first()?;
+    let count = stuck.members.len() as u64;
+    let handler = handler_frame(&stuck.frames);
+    let words = context.wait_reason(stuck.groups.first()?.key.wait_reason);
+    let age = context.now_ns.saturating_sub(oldest);
+    let degree = if count >= 2 && age >= 3 * context.thresholds.stuck_ns / 2 {
+        Degree::Confirmed
+    } else {
+        Degree::Suspected
+    };
+    let evidence = vec![
+        format!("{} parked in \"{words}\" at {} without moving, the longest for {}", counted(count, "net/http handler", "net/http handlers"), short(&stuck.site), duration(age)),
+        "their clients have gone (nothing watches the connections any more), so their requests' contexts are cancelled; the handlers wait on regardless".to_owned(),
+    ];
+    Some(Finding {
+        id: "context-broken",
+        key: format!("context-broken:{}", short(&stuck.site)),
+        title: format!(
+            "{} at {} after the client left: {} does not follow its request's context",
+            counted(count, "request handler hangs", "request handlers hang"),
+            short(&stuck.site),
+            handler.map_or("the handler", |f| f.function.as_str())
+        ),
+        degree,
+        evidence,
+        goids: stuck.members.iter().map(|(_, goid)| *goid).take(16).collect(),
+        count,
+        sites: [site(Role::Blocked, Some(&stuck.site)), site(Role::Called, handler)]
+            .into_iter()
+            .flatten()
+            .collect(),
+        stack: readable(stuck.frames),
+        advice: "pass r.Context() (with a deadline) all the way to the blocking call, in place of context.Background() or none, and select on its Done channel there",
+        disproof: "the handlers end by themselves, or they have not read their request's body (then nothing watches their connection)",
+    })
+}
+
+fn exhausted(context: &Context<'_>, mut stuck: Stuck<'_>, holders: &[String]) -> Option<Finding> {
+    stuck.members.sort_unstable();
+    let (oldest, _) = *stuck.members.first()?;
+    let count = stuck.members.len() as u64;
+    if count < LEAST_WAITERS {
+        return None;
+    }
+    let age = context.now_ns.saturating_sub(oldest);
+    let words = context.wait_reason(stuck.groups.first()?.key.wait_reason);
+    let caller = stuck
+        .frames
+        .iter()
+        .skip_while(|f| f.function != stuck.site.function)
+        .find(|f| f.function != stuck.site.function && !is_machinery(&f.function))
+        .cloned();
+    let mut evidence = vec![format!(
+        "{count} goroutines have waited in {} (\"{words}\", {}) for at least {}, the longest for {}; none of them got through",
+        stuck.site.function,
+        short(&stuck.site),
+        duration(context.thresholds.stuck_ns),
+        duration(age)
+    )];
+    evidence.extend(holders.iter().cloned());
+    let degree =
+        if age >= 3 * context.thresholds.stuck_ns / 2 { Degree::Confirmed } else { Degree::Suspected };
+    Some(Finding {
+        id: "pool-exhausted",
+        key: format!("pool-exhausted:{}", short(&stuck.site)),
+        title: format!(
+            "pool exhausted: {count} goroutines wait for a free entry in {} at {}",
+            stuck.site.function,
+            short(&stuck.site)
+        ),
+        degree,
+        evidence,
+        goids: stuck.members.iter().map(|(_, goid)| *goid).take(16).collect(),
+        count,
+        sites: [site(Role::Blocked, Some(&stuck.site)), site(Role::Called, caller.as_ref())]
+            .into_iter()
+            .flatten()
+            .collect(),
+        stack: readable(stuck.frames),
+        advice: "find who holds the entries and never gives them back (the stuck handlers above, a missing Close or Put on an error path), and give the wait a deadline",
+        disproof: "the waiters get through by themselves",
+    })
+}
+
+/// Whether the compiler made this frame: a method value (`-fm`) or a wrapper.
+fn is_generated(frame: &Frame) -> bool {
+    frame.wrapper || frame.function.ends_with("-fm") || frame.file == "<autogenerated>"
+}
+
+/// The function of the program that serves the request: the outermost that is not net/http's.
+fn handler_frame(frames: &[Frame]) -> Option<&Frame> {
+    frames
+        .iter()
+        .take_while(|f| !is_handler_boundary(f))
+        .filter(|f| !is_machinery(&f.function) && !f.function.starts_with("net/http.") && !is_generated(f))
+        .last()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::takes_from_pool;
+
+    #[test]
+    fn pools_by_name() {
+        assert!(takes_from_pool("main.(*ConnPool).Get"));
+        assert!(takes_from_pool("database/sql.(*DB).conn"));
+        assert!(takes_from_pool("example.com/x/pool.(*Pool).Acquire"));
+        assert!(!takes_from_pool("main.(*ConnPool).Put"));
+        assert!(!takes_from_pool("main.(*WorkerPool).run"));
+        assert!(!takes_from_pool("main.getOrder"));
+    }
+}

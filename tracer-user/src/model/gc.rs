@@ -1,0 +1,134 @@
+//! GC cycles, put together from their events.
+
+use std::collections::VecDeque;
+
+use super::event::EventKind;
+use super::reasons::GcTrigger;
+
+/// Cycles that are remembered one by one.
+const REMEMBERED: usize = 512;
+
+/// One GC cycle. Times that were not seen (attached in the middle of it) are `None`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct GcCycle {
+    /// Marking began, the world stopped.
+    pub start_ns: Option<u64>,
+    /// Marking ended.
+    pub mark_end_ns: Option<u64>,
+    /// Sweeping began: the cycle is over.
+    pub end_ns: Option<u64>,
+    /// What set it off.
+    pub trigger: Option<GcTrigger>,
+    /// Live heap at the start, bytes.
+    pub heap_start: Option<u64>,
+    /// Live heap that was marked, bytes.
+    pub heap_marked: Option<u64>,
+    /// GOMAXPROCS at the start.
+    pub procs: Option<u32>,
+}
+
+impl GcCycle {
+    /// From the start of marking to the start of sweeping, ns.
+    #[must_use]
+    pub fn duration_ns(&self) -> Option<u64> {
+        self.end_ns?.checked_sub(self.start_ns?)
+    }
+}
+
+/// The GC cycles seen.
+#[derive(Clone, Debug, Default)]
+pub struct GcHistory {
+    current: Option<GcCycle>,
+    recent: VecDeque<GcCycle>,
+    /// Cycles that ended.
+    pub completed: u64,
+    /// Of these, forced by the program.
+    pub forced: u64,
+    /// Cycles that started.
+    pub started: u64,
+    forgotten: u64,
+}
+
+impl GcHistory {
+    /// Takes an event in; returns the cycle that it completes.
+    pub(super) fn apply(&mut self, time_ns: u64, kind: &EventKind) -> Option<GcCycle> {
+        match *kind {
+            EventKind::GcStart { heap_live, trigger, procs } => {
+                self.started += 1;
+                self.current = Some(GcCycle {
+                    start_ns: Some(time_ns),
+                    trigger,
+                    heap_start: Some(heap_live),
+                    procs: Some(procs),
+                    ..GcCycle::default()
+                });
+            }
+            EventKind::GcMarkEnd => self.current.get_or_insert_default().mark_end_ns = Some(time_ns),
+            EventKind::GcLive { marked } => {
+                self.current.get_or_insert_default().heap_marked = Some(marked);
+            }
+            EventKind::GcSweep => {
+                let cycle = GcCycle { end_ns: Some(time_ns), ..self.current.take().unwrap_or_default() };
+                self.completed += 1;
+                self.forced += u64::from(cycle.trigger == Some(GcTrigger::Forced));
+                if self.recent.len() == REMEMBERED {
+                    self.recent.pop_front();
+                    self.forgotten += 1;
+                }
+                self.recent.push_back(cycle);
+                return Some(cycle);
+            }
+            _ => {}
+        }
+        None
+    }
+
+    /// The last cycles, oldest first.
+    pub fn recent(&self) -> impl DoubleEndedIterator<Item = &GcCycle> {
+        self.recent.iter()
+    }
+
+    /// Cycles that are counted but no longer remembered one by one.
+    #[must_use]
+    pub const fn forgotten(&self) -> u64 {
+        self.forgotten
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cycle_is_put_together_from_its_events() {
+        let mut history = GcHistory::default();
+        let start = EventKind::GcStart { heap_live: 100, trigger: Some(GcTrigger::Forced), procs: 2 };
+        assert_eq!(history.apply(10, &start), None);
+        history.apply(20, &EventKind::GcMarkEnd);
+        history.apply(21, &EventKind::GcLive { marked: 60 });
+        let cycle = history.apply(30, &EventKind::GcSweep).unwrap();
+        assert_eq!(cycle.duration_ns(), Some(20));
+        assert_eq!(cycle.heap_marked, Some(60));
+        assert_eq!((history.completed, history.forced), (1, 1));
+    }
+
+    #[test]
+    fn a_cycle_seen_from_its_middle_has_no_invented_start() {
+        let mut history = GcHistory::default();
+        history.apply(20, &EventKind::GcMarkEnd);
+        let cycle = history.apply(30, &EventKind::GcSweep).unwrap();
+        assert_eq!(cycle.start_ns, None);
+        assert_eq!(cycle.duration_ns(), None);
+    }
+
+    #[test]
+    fn memory_is_bounded_and_says_so() {
+        let mut history = GcHistory::default();
+        for i in 0..600 {
+            history.apply(i, &EventKind::GcSweep);
+        }
+        assert_eq!(history.recent().count(), REMEMBERED);
+        assert_eq!(history.completed, 600);
+        assert_eq!(history.forgotten(), 88);
+    }
+}

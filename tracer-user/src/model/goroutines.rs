@@ -1,0 +1,195 @@
+//! Which goroutines exist: the stream's creations and exits merged with snapshots.
+//!
+//! A goroutine that existed before attach comes from the first snapshot and is as well known as a later one.
+//! Snapshots also heal what the stream lost: who is not in a snapshot any more has ended, who is new there
+//! was created.
+
+use std::collections::{HashMap, VecDeque};
+
+use super::event::{Event, EventKind};
+use crate::memory::{Goroutine, Park, Snapshot, Status};
+
+/// Exits remembered, so that a snapshot that began before one does not bring the goroutine back.
+const RECENT_EXITS: usize = 8192;
+/// Goroutines tracked at most (COST-2); more are counted.
+const MAX_TRACKED: usize = 2_000_000;
+
+/// When a goroutine was there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lifetime {
+    /// Its creation, if it was seen.
+    pub created_ns: Option<u64>,
+    /// When it was first known to exist.
+    pub first_seen_ns: u64,
+}
+
+/// One goroutine.
+#[derive(Clone, Debug, Default)]
+pub struct Tracked {
+    /// When it was there.
+    pub lifetime: Lifetime,
+    /// Return address of its `go` statement.
+    pub gopc: u64,
+    /// Entry of its start function.
+    pub startpc: u64,
+    /// Its creator, 0 if unknown.
+    pub parent: u64,
+    /// Part of the runtime.
+    pub system: bool,
+    /// As of the last snapshot; `None` if it is in none yet.
+    pub last: Option<Seen>,
+}
+
+/// What the last snapshot showed of a goroutine.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// When.
+    pub at_ns: u64,
+    /// Its state.
+    pub status: Status,
+    /// Number of its wait reason.
+    pub wait_reason: u8,
+    /// Where it is parked.
+    pub park: Option<Park>,
+    /// Since when at the latest it has been parked there without waking: the first snapshot that showed this
+    /// park, or the GC's note if that is earlier.
+    pub parked_since_ns: u64,
+    /// Number of its stack in [`super::Groups`].
+    pub stack: u32,
+}
+
+/// All goroutines of a process.
+#[derive(Clone, Debug, Default)]
+pub struct Goroutines {
+    tracked: HashMap<u64, Tracked>,
+    recent_exits: VecDeque<(u64, u64)>,
+    exits: HashMap<u64, u64>,
+    /// Creations that the stream showed.
+    pub created: u64,
+    /// Exits that the stream showed.
+    pub exited: u64,
+    /// Goroutines that a snapshot found ended without an exit event.
+    pub healed: u64,
+    /// Creations and discoveries beyond the bound on memory.
+    pub untracked: u64,
+}
+
+impl Goroutines {
+    /// Takes an event in.
+    pub(super) fn apply(&mut self, event: &Event) {
+        match event.kind {
+            EventKind::GoCreate { goid, gopc, startpc } => {
+                self.created += 1;
+                if goid == 0 || self.exits.contains_key(&goid) {
+                    return;
+                }
+                if !self.has_room(goid) {
+                    return;
+                }
+                let tracked = self.tracked.entry(goid).or_default();
+                tracked.lifetime.created_ns = Some(event.time_ns);
+                if tracked.lifetime.first_seen_ns == 0 {
+                    tracked.lifetime.first_seen_ns = event.time_ns;
+                }
+                (tracked.gopc, tracked.startpc) = (gopc, startpc);
+                tracked.parent = event.goid.unwrap_or(0);
+            }
+            EventKind::GoExit { goid, .. } => {
+                self.exited += 1;
+                self.tracked.remove(&goid);
+                if self.recent_exits.len() == RECENT_EXITS
+                    && let Some((old, _)) = self.recent_exits.pop_front()
+                {
+                    self.exits.remove(&old);
+                }
+                self.recent_exits.push_back((goid, event.time_ns));
+                self.exits.insert(goid, event.time_ns);
+            }
+            _ => {}
+        }
+    }
+
+    fn has_room(&mut self, goid: u64) -> bool {
+        let room = self.tracked.len() < MAX_TRACKED || self.tracked.contains_key(&goid);
+        self.untracked += u64::from(!room);
+        room
+    }
+
+    /// Merges a snapshot; `stack_of` numbers the stacks. With `lifetimes` the stream shows exits, so that one
+    /// that only the snapshot knows of was lost on the way.
+    pub(super) fn merge(
+        &mut self,
+        snapshot: &Snapshot,
+        lifetimes: bool,
+        mut stack_of: impl FnMut(&Goroutine) -> u32,
+    ) {
+        for g in &snapshot.goroutines {
+            // It ended while the snapshot was taken, after it had been read.
+            if self.exits.get(&g.goid).is_some_and(|ended| *ended >= snapshot.taken_ns) {
+                continue;
+            }
+            if !self.has_room(g.goid) {
+                continue;
+            }
+            let stack = stack_of(g);
+            let tracked = self.tracked.entry(g.goid).or_default();
+            if tracked.lifetime.first_seen_ns == 0 {
+                tracked.lifetime.first_seen_ns = snapshot.taken_ns;
+            }
+            (tracked.gopc, tracked.startpc, tracked.system) = (g.gopc, g.startpc, g.system);
+            if g.parent_goid != 0 {
+                tracked.parent = g.parent_goid;
+            }
+            let before = tracked.last.as_ref();
+            let same_park = g.park.is_some() && before.is_some_and(|seen| seen.park == g.park);
+            let mut parked_since_ns = match before {
+                Some(seen) if same_park => seen.parked_since_ns,
+                _ => snapshot.taken_ns,
+            };
+            if g.park.is_some() && g.wait_since_ns != 0 {
+                parked_since_ns = parked_since_ns.min(g.wait_since_ns);
+            }
+            tracked.last = Some(Seen {
+                at_ns: snapshot.taken_ns,
+                status: g.status,
+                wait_reason: g.wait_reason,
+                park: g.park,
+                parked_since_ns,
+                stack,
+            });
+        }
+        let before = self.tracked.len();
+        // Known before the snapshot began, and not in it: ended.
+        self.tracked.retain(|_, tracked| {
+            tracked.last.as_ref().is_some_and(|seen| seen.at_ns == snapshot.taken_ns)
+                || tracked.lifetime.first_seen_ns >= snapshot.taken_ns
+                || tracked.lifetime.created_ns.is_some_and(|created| created >= snapshot.taken_ns)
+        });
+        if lifetimes {
+            self.healed += (before - self.tracked.len()) as u64;
+        }
+    }
+
+    /// All of them, by goid.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, &Tracked)> {
+        self.tracked.iter().map(|(goid, tracked)| (*goid, tracked))
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn get(&self, goid: u64) -> Option<&Tracked> {
+        self.tracked.get(&goid)
+    }
+
+    /// How many exist.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tracked.len()
+    }
+
+    /// Whether none exists.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tracked.is_empty()
+    }
+}

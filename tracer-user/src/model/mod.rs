@@ -1,0 +1,18 @@
+//! What happened in a process: goroutine lifecycles, GC cycles, stop-the-world pauses, crashes, and how the
+//! population of goroutines changes. Pure: no clock, no I/O; the same input gives the same state.
+
+mod event;
+mod gc;
+mod goroutines;
+mod groups;
+mod process;
+mod reasons;
+mod stw;
+
+pub use event::{CallStack, CrashRecord, CrashText, Event, EventKind, PanicStage};
+pub use gc::{GcCycle, GcHistory};
+pub use goroutines::{Goroutines, Lifetime, Seen, Tracked};
+pub use groups::{Group, GroupKey, Groups, Sample};
+pub use process::{Crash, Process, Tuning, TuningKind};
+pub use reasons::{GcTrigger, StwReason, WaitClass};
+pub use stw::{Pause, PauseHistory, PauseSum};

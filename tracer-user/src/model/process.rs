@@ -1,0 +1,222 @@
+//! Everything known of one process.
+
+use std::collections::VecDeque;
+
+use super::event::{CallStack, CrashRecord, Event, EventKind, PanicStage};
+use super::gc::{GcCycle, GcHistory};
+use super::goroutines::Goroutines;
+use super::groups::Groups;
+use super::stw::{Pause, PauseHistory};
+use crate::memory::{Figures, Snapshot};
+
+/// Tuning calls remembered one by one.
+const TUNINGS: usize = 1024;
+/// Crash-path events remembered one by one.
+const CRASHES: usize = 64;
+/// Cycles and pauses that wait to be exported.
+const PENDING: usize = 4096;
+
+/// What the program did to the runtime's settings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TuningKind {
+    /// It called `runtime.GC`.
+    ForcedGc,
+    /// It called `debug.SetGCPercent` with this.
+    SetGcPercent(i32),
+    /// GOMAXPROCS was set to this.
+    Gomaxprocs(u32),
+}
+
+/// One such call.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// When.
+    pub at_ns: u64,
+    /// By which goroutine.
+    pub goid: Option<u64>,
+    /// What.
+    pub kind: TuningKind,
+    /// From where.
+    pub caller: CallStack,
+}
+
+/// A step on the crash path.
+#[derive(Clone, Debug)]
+pub struct Crash {
+    /// When.
+    pub at_ns: u64,
+    /// In which goroutine.
+    pub goid: Option<u64>,
+    /// On which thread.
+    pub thread: u32,
+    /// What the probe captured.
+    pub record: CrashRecord,
+}
+
+/// Everything known of one process.
+#[derive(Clone, Debug, Default)]
+pub struct Process {
+    /// Goroutines that exist.
+    pub goroutines: Goroutines,
+    /// Groups of parked ones.
+    pub groups: Groups,
+    /// GC cycles.
+    pub gc: GcHistory,
+    /// Stop-the-world pauses.
+    pub stw: PauseHistory,
+    /// Figures of the last snapshot.
+    pub figures: Option<Figures>,
+    /// Figures of the first one.
+    pub first_figures: Option<Figures>,
+    /// When the first snapshot was taken, and the last.
+    pub observed: Option<(u64, u64)>,
+    /// Snapshots merged.
+    pub snapshots: u64,
+    /// Torn goroutines over all snapshots.
+    pub torn: u64,
+    /// Panics begun.
+    pub panics: u64,
+    /// Panics recovered.
+    pub recovered: u64,
+    tunings: VecDeque<Tuning>,
+    crashes: VecDeque<Crash>,
+    /// The last step that ends a process, and what it ended with.
+    pub fatal: Option<Crash>,
+    new_cycles: VecDeque<GcCycle>,
+    new_pauses: VecDeque<Pause>,
+    /// Events beyond the bounds on memory: tunings, crashes, cycles and pauses not kept one by one.
+    pub dropped: u64,
+    /// Population counts of the last snapshot by state and wait reason.
+    population: Vec<((crate::memory::Status, u8, bool), u64)>,
+    /// GOMAXPROCS as last seen.
+    procs: Option<u32>,
+    /// Whether creations and exits come in.
+    lifetimes: bool,
+}
+
+impl Process {
+    /// A process of which nothing is known. `lifetimes` says whether the stream carries creations and exits.
+    #[must_use]
+    pub fn new(lifetimes: bool) -> Self {
+        Self { lifetimes, ..Self::default() }
+    }
+
+    /// Takes an event in.
+    pub fn apply(&mut self, event: &Event) {
+        self.goroutines.apply(event);
+        if let Some(cycle) = self.gc.apply(event.time_ns, &event.kind) {
+            bounded(&mut self.new_cycles, cycle, PENDING, &mut self.dropped);
+        }
+        if let Some(pause) = self.stw.apply(event) {
+            bounded(&mut self.new_pauses, pause.clone(), PENDING, &mut self.dropped);
+        }
+        match &event.kind {
+            EventKind::ForcedGc { caller } => self.tune(event, TuningKind::ForcedGc, caller),
+            EventKind::SetGcPercent { percent, caller } => {
+                self.tune(event, TuningKind::SetGcPercent(*percent), caller);
+            }
+            // The runtime calls procresize whenever it starts the world again; only another number is news.
+            EventKind::Procresize { procs, caller }
+                if self.procs.replace(*procs).is_some_and(|before| before != *procs) =>
+            {
+                self.tune(event, TuningKind::Gomaxprocs(*procs), caller);
+            }
+            EventKind::Recovered => self.recovered += 1,
+            EventKind::Crash(record) => self.crash(event, record),
+            _ => {}
+        }
+    }
+
+    fn tune(&mut self, event: &Event, kind: TuningKind, caller: &CallStack) {
+        let tuning = Tuning { at_ns: event.time_ns, goid: event.goid, kind, caller: caller.clone() };
+        bounded(&mut self.tunings, tuning, TUNINGS, &mut self.dropped);
+    }
+
+    fn crash(&mut self, event: &Event, record: &CrashRecord) {
+        let crash =
+            Crash { at_ns: event.time_ns, goid: event.goid, thread: event.thread, record: record.clone() };
+        match record.stage {
+            PanicStage::Begun => self.panics += 1,
+            PanicStage::Signal => {}
+            // The first fatal step tells; what follows (a throw while the panic is printed) is its echo.
+            PanicStage::Fatal | PanicStage::Throw | PanicStage::FatalError => {
+                if self.fatal.is_none() {
+                    self.fatal = Some(crash.clone());
+                }
+            }
+        }
+        bounded(&mut self.crashes, crash, CRASHES, &mut self.dropped);
+    }
+
+    /// Merges a snapshot.
+    pub fn merge(&mut self, snapshot: &Snapshot) {
+        let groups = &mut self.groups;
+        self.goroutines.merge(snapshot, self.lifetimes, |g| groups.number(&g.stack));
+        self.groups.recount(&self.goroutines, snapshot.taken_ns);
+        self.first_figures.get_or_insert_with(|| snapshot.figures.clone());
+        self.figures = Some(snapshot.figures.clone());
+        self.procs.get_or_insert(snapshot.figures.gomaxprocs);
+        let first = self.observed.map_or(snapshot.taken_ns, |(first, _)| first);
+        self.observed = Some((first, snapshot.taken_ns));
+        self.snapshots += 1;
+        self.torn += snapshot.torn as u64;
+        let mut counts = std::collections::BTreeMap::new();
+        for g in &snapshot.goroutines {
+            let reason = if g.status.is_parked() { g.wait_reason } else { 0 };
+            *counts.entry((g.status, reason, g.system)).or_insert(0) += 1;
+        }
+        self.population = counts.into_iter().collect();
+    }
+
+    /// From now on creations and exits no longer come in: snapshots alone tell who exists.
+    pub const fn end_lifetimes(&mut self) {
+        self.lifetimes = false;
+    }
+
+    /// Whether creations and exits come in.
+    #[must_use]
+    pub const fn has_lifetimes(&self) -> bool {
+        self.lifetimes
+    }
+
+    /// Population of the last snapshot: state, wait reason number (0 unless parked), whether it belongs to
+    /// the runtime, and how many.
+    #[must_use]
+    pub fn population(&self) -> &[((crate::memory::Status, u8, bool), u64)] {
+        &self.population
+    }
+
+    /// Tuning calls seen, oldest first.
+    pub fn tunings(&self) -> impl DoubleEndedIterator<Item = &Tuning> {
+        self.tunings.iter()
+    }
+
+    /// Steps on the crash path, oldest first.
+    pub fn crashes(&self) -> impl DoubleEndedIterator<Item = &Crash> {
+        self.crashes.iter()
+    }
+
+    /// Cycles completed since the last call.
+    pub fn take_cycles(&mut self) -> Vec<GcCycle> {
+        self.new_cycles.drain(..).collect()
+    }
+
+    /// Pauses completed since the last call.
+    pub fn take_pauses(&mut self) -> Vec<Pause> {
+        self.new_pauses.drain(..).collect()
+    }
+
+    /// How long the process has been watched by snapshots, ns.
+    #[must_use]
+    pub fn watched_ns(&self) -> u64 {
+        self.observed.map_or(0, |(first, last)| last - first)
+    }
+}
+
+fn bounded<T>(queue: &mut VecDeque<T>, item: T, most: usize, dropped: &mut u64) {
+    if queue.len() == most {
+        queue.pop_front();
+        *dropped += 1;
+    }
+    queue.push_back(item);
+}
