@@ -1,0 +1,7 @@
+//! Watching processes: probes, snapshots, model and detectors composed.
+
+mod budget;
+mod watcher;
+
+pub use budget::{Demotion, TRAP_NS};
+pub use watcher::{Notice, Options, Summary, WatchError, Watcher};

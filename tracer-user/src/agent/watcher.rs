@@ -1,0 +1,301 @@
+//! One process under watch.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
+use std::time::{Duration, Instant};
+
+use tracer_ebpf::{TIER_T1, TIER_T2};
+
+use super::budget::{Budget, Demotion};
+use crate::binary::{BinaryError, CallSite, GoBinary};
+use crate::detect::{Change, Context, Ledger, Thresholds, examine};
+use crate::memory::{ReadError, Runtime, RuntimeError, Symbolizer, monotonic_ns};
+use crate::model::Process;
+use crate::probe::{Accounting, Detacher, ProbeError, Session, Stream};
+use crate::target::{CpuLimit, Exit, Target, TargetError, Watch, cpu_limit};
+
+/// Why a process can't be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    /// It can't be looked at.
+    #[error(transparent)]
+    Target(#[from] TargetError),
+    /// Its executable is not understood.
+    #[error(transparent)]
+    Binary(#[from] BinaryError),
+    /// Its memory can't be read.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// Probes can't be placed.
+    #[error(transparent)]
+    Probe(#[from] ProbeError),
+}
+
+/// How a process is watched.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Time between snapshots; longer ones make it longer by themselves.
+    pub snapshot_every: Duration,
+    /// Share of the target's CPU time that probes may cost.
+    pub budget: f64,
+    /// Limits of the detectors.
+    pub thresholds: Thresholds,
+    /// How the probes are attached.
+    pub probes: crate::probe::Options,
+}
+
+/// A snapshot may take this share of the time at most.
+const SNAPSHOT_SHARE: u32 = 20;
+/// How long one step waits for records.
+const STEP: Duration = Duration::from_millis(20);
+
+/// Something to tell.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// A finding changed; look it up by key.
+    Finding(String, Change),
+    /// Creations and exits are no longer observed, because they cost too much.
+    Demoted(Demotion),
+    /// A snapshot could not be taken.
+    SnapshotFailed(String),
+    /// The process ended.
+    Ended(Exit),
+}
+
+/// What is left when the watch is over.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    /// The account of the probes: exact.
+    pub accounting: Accounting,
+    /// How long detaching took.
+    pub detached_in: Duration,
+    /// How long the process was watched.
+    pub watched: Duration,
+    /// How it ended, if it did.
+    pub exit: Option<Exit>,
+}
+
+/// One process under watch.
+#[derive(Debug)]
+pub struct Watcher {
+    target: Target,
+    binary: Arc<GoBinary>,
+    bias: u64,
+    hazards: Vec<CallSite>,
+    cpu_limit: Option<CpuLimit>,
+    env_gomaxprocs: Option<String>,
+    options: Options,
+    session: Session,
+    stream: Option<Stream>,
+    watch: Watch,
+    process: Process,
+    ledger: Ledger,
+    symbolizer: RefCell<Symbolizer>,
+    budget: Budget,
+    begun: Instant,
+    begun_ns: u64,
+    next_snapshot: Instant,
+    exit: Option<Exit>,
+    last_snapshot_took: Duration,
+}
+
+impl Watcher {
+    /// Attaches to a process. The probes are on when this returns.
+    ///
+    /// # Errors
+    /// [`WatchError`]; then nothing is attached.
+    pub fn attach(target: Target, options: Options) -> Result<Self, WatchError> {
+        let binary = Arc::new(GoBinary::parse(target.read_executable()?)?);
+        let watch = Watch::new(target.pid())?;
+        let bias = Runtime::open(&target, &binary)?.bias();
+        let plan = binary.plan(options.probes.tiers);
+        let (session, stream) = Session::attach(&target, &binary, bias, plan, options.probes)?;
+        let pid = target.pid();
+        Ok(Self {
+            hazards: binary.hazards(),
+            cpu_limit: cpu_limit(pid),
+            env_gomaxprocs: environment(pid, "GOMAXPROCS"),
+            process: Process::new(options.probes.tiers & TIER_T2 != 0),
+            ledger: Ledger::default(),
+            symbolizer: RefCell::default(),
+            budget: Budget::new(pid, options.budget),
+            begun: Instant::now(),
+            begun_ns: monotonic_ns(),
+            next_snapshot: Instant::now(),
+            stream: Some(stream),
+            exit: None,
+            last_snapshot_took: Duration::ZERO,
+            target,
+            binary,
+            bias,
+            options,
+            session,
+            watch,
+        })
+    }
+
+    /// The process.
+    #[must_use]
+    pub const fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Its executable.
+    #[must_use]
+    pub fn binary(&self) -> &GoBinary {
+        &self.binary
+    }
+
+    /// The probes.
+    #[must_use]
+    pub const fn session(&self) -> &Session {
+        &self.session
+    }
+
+    /// A handle that takes the probes off from another thread.
+    #[must_use]
+    pub fn detacher(&self) -> Detacher {
+        self.session.detacher()
+    }
+
+    /// What is known of the process.
+    #[must_use]
+    pub const fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// What is known of the process, to take new cycles and pauses out.
+    pub const fn process_mut(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// What was found.
+    #[must_use]
+    pub const fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// Since when the process is watched, `CLOCK_MONOTONIC` ns.
+    #[must_use]
+    pub const fn begun_ns(&self) -> u64 {
+        self.begun_ns
+    }
+
+    /// How long the last snapshot took.
+    #[must_use]
+    pub const fn last_snapshot_took(&self) -> Duration {
+        self.last_snapshot_took
+    }
+
+    /// Takes in what has happened; waits some milliseconds for it. Call it again and again until a notice
+    /// says that the process ended, or the user has seen enough.
+    pub fn step(&mut self) -> Vec<Notice> {
+        let mut notices = Vec::new();
+        self.receive();
+        if self.exit.is_none()
+            && let Some(exit) = self.watch.wait(Duration::ZERO)
+        {
+            self.exit = Some(exit);
+            // What the process did last is still in the ring: `finish` looks once more.
+            notices.push(Notice::Ended(exit));
+            return notices;
+        }
+        if self.exit.is_none() && Instant::now() >= self.next_snapshot {
+            self.snapshot(&mut notices);
+            self.keep_budget(&mut notices);
+            self.look(&mut notices);
+        } else if self.process.fatal.is_some() {
+            self.look(&mut notices);
+        }
+        notices
+    }
+
+    fn receive(&mut self) {
+        let Some(stream) = &self.stream else { return };
+        match stream.recv_timeout(STEP) {
+            Ok(batch) => batch.iter().for_each(|event| self.process.apply(event)),
+            Err(RecvTimeoutError::Timeout) => {}
+            // The drain has ended before its time: its thread died. The accounting will not balance then.
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(STEP),
+        }
+    }
+
+    fn snapshot(&mut self, notices: &mut Vec<Notice>) {
+        let begun = Instant::now();
+        let result = Runtime::reopen(self.target.pid(), &self.binary, self.bias).snapshot();
+        self.last_snapshot_took = begun.elapsed();
+        let pause = self.options.snapshot_every.max(self.last_snapshot_took * SNAPSHOT_SHARE);
+        self.next_snapshot = Instant::now() + pause;
+        match result {
+            Ok(snapshot) => self.process.merge(&snapshot),
+            // Its end is told by the watch.
+            Err(RuntimeError::Read { source: ReadError::Gone, .. }) => {}
+            Err(error) => notices.push(Notice::SnapshotFailed(error.to_string())),
+        }
+    }
+
+    fn keep_budget(&mut self, notices: &mut Vec<Notice>) {
+        if self.session.detacher().tiers() & TIER_T2 == 0 {
+            return;
+        }
+        let hits = self.session.accounting().total().hits;
+        if let Some(demotion) = self.budget.look(hits) {
+            self.session.detacher().detach(TIER_T2);
+            self.process.end_lifetimes();
+            notices.push(Notice::Demoted(demotion));
+        }
+    }
+
+    fn look(&mut self, notices: &mut Vec<Notice>) {
+        let now_ns = monotonic_ns();
+        let findings = examine(&Context {
+            process: &self.process,
+            binary: &self.binary,
+            hazards: &self.hazards,
+            cpu_limit: self.cpu_limit,
+            env_gomaxprocs: self.env_gomaxprocs.clone(),
+            thresholds: self.options.thresholds,
+            ledger: &self.ledger,
+            now_ns,
+            symbolizer: &self.symbolizer,
+        });
+        let changes = self.ledger.update(findings, now_ns);
+        notices.extend(changes.into_iter().map(|(key, change)| Notice::Finding(key, change)));
+    }
+
+    /// Takes the probes off, takes in the last records, looks once more, and closes the account.
+    pub fn finish(&mut self) -> (Summary, Vec<Notice>) {
+        let detached_in = self.session.detach();
+        if let Some(stream) = self.stream.take() {
+            for batch in stream {
+                batch.iter().for_each(|event| self.process.apply(event));
+            }
+        }
+        self.session.join();
+        let mut notices = Vec::new();
+        self.look(&mut notices);
+        let summary = Summary {
+            accounting: self.session.accounting(),
+            detached_in,
+            watched: self.begun.elapsed(),
+            exit: self.exit,
+        };
+        (summary, notices)
+    }
+
+    /// Tiers whose probes are on.
+    #[must_use]
+    pub fn tiers(&self) -> u32 {
+        self.session.detacher().tiers() & (TIER_T1 | TIER_T2)
+    }
+}
+
+/// A variable of a process's environment at its start.
+fn environment(pid: u32, name: &str) -> Option<String> {
+    let bytes = std::fs::read(format!("/proc/{pid}/environ")).ok()?;
+    bytes.split(|b| *b == 0).find_map(|entry| {
+        let (key, value) = std::str::from_utf8(entry).ok()?.split_once('=')?;
+        (key == name).then(|| value.to_owned())
+    })
+}

@@ -1,0 +1,15 @@
+//! gotrail watches Go runtimes from outside: memory reads and eBPF probes, no code change, no restart.
+//!
+//! Data flows one way: `target`, `binary`, `probe` and `memory`, `model`, `detect`, `export` and the command
+//! line. `binary`, `model` and `detect` are pure.
+
+#[cfg(feature = "probe")]
+pub mod agent;
+pub mod binary;
+pub mod detect;
+pub mod memory;
+pub mod model;
+#[cfg(feature = "probe")]
+pub mod probe;
+pub mod target;
+pub mod text;

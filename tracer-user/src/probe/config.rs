@@ -1,0 +1,56 @@
+//! What the programs are told of a process.
+
+use bytemuck::Pod;
+use tracer_ebpf::{ABI_VERSION, CONFIG_CAPTURE_TEXT, NO_OFFSET, ProcConfig};
+
+use crate::binary::GoBinary;
+
+/// Lets a record of the ABI into aya's maps: the trait is theirs and the type is not ours to give it to.
+#[derive(Clone, Copy, Debug)]
+#[repr(transparent)]
+pub(super) struct Wire<T: Pod>(pub(super) T);
+
+// SAFETY: the wrapper is transparent over a type without padding for which any bytes are valid, which is
+// what aya's Pod asks for.
+unsafe impl<T: Pod> aya::Pod for Wire<T> {}
+
+/// Offsets and switches of a process that runs `binary`.
+pub(super) fn config(binary: &GoBinary, slot: u32, tiers: u32, capture_text: bool) -> ProcConfig {
+    let layout = binary.layout();
+    let minor = binary.version().minor;
+    let g = &layout.g;
+    ProcConfig {
+        abi_version: ABI_VERSION,
+        slot,
+        tiers,
+        flags: if capture_text { CONFIG_CAPTURE_TEXT } else { 0 },
+        g_m: g.m,
+        g_goid: g.goid,
+        g_parent_goid: g.parent_goid.unwrap_or(NO_OFFSET),
+        g_gopc: g.gopc,
+        g_startpc: g.startpc,
+        g_sched_pc: g.sched_pc,
+        g_sched_bp: g.sched_bp,
+        g_stack_lo: g.stack_lo,
+        g_stack_hi: g.stack_hi,
+        g_sig: g.sig,
+        g_sigcode1: g.sigcode1,
+        g_sigpc: g.sigpc,
+        m_g0: layout.m.g0,
+        m_curg: layout.m.curg,
+        m_procid: layout.m.procid,
+        panic_arg: layout.panic.arg,
+        gc_heap_live: layout.gc.heap_live,
+        // runtime/proc.go, startTheWorldWithSema: no record of the stop up to 1.21, {reason, start} in 1.22,
+        // all of worldStop from 1.23.
+        stw_registers: match minor {
+            ..=21 => 0,
+            22 => 1,
+            _ => 2,
+        },
+        // runtime/proc.go, stopTheWorldWithSema(reason stwReason) since 1.21.
+        stop_has_reason: u32::from(minor >= 21),
+        // runtime/mgcpacer.go, startCycle(markStartTime, procs, trigger) since 1.19.
+        gc_start_has_trigger: u32::from(minor >= 19),
+    }
+}

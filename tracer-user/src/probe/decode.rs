@@ -1,0 +1,161 @@
+//! From the bytes of a record to an event of the model.
+
+use bytemuck::{Pod, checked, pod_read_unaligned};
+use tracer_ebpf::decide::{is_crash, is_stacked};
+use tracer_ebpf::{
+    CrashEvent, EventHeader, FLAG_NO_GOID, FLAG_PROCID_MATCHES, FLAG_STACK_TRUNCATED, FLAG_TEXT_FAULTED,
+    FLAG_VALUE_FAULTED, Frames, PlainEvent, Probe, StackEvent,
+};
+
+use crate::model::{CallStack, CrashRecord, CrashText, Event, EventKind, GcTrigger, PanicStage, StwReason};
+
+/// A decoded record, and what the drain needs to know of it.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    pub(super) probe: Probe,
+    pub(super) cpu: u16,
+    pub(super) sequence: u32,
+    /// `m.procid` was the thread that hit the probe.
+    pub(super) procid_matches: bool,
+    pub(super) event: Event,
+}
+
+/// Decodes a record; `None` if it is none of ours. Addresses become linked ones.
+pub(super) fn decode(bytes: &[u8], bias: u64) -> Option<Decoded> {
+    let header: EventHeader = read(bytes)?;
+    let probe = Probe::from_wire(header.probe)?;
+    let linked = |address: u64| if address == 0 { 0 } else { address.wrapping_sub(bias) };
+    let kind = if is_crash(header.probe) {
+        crash(probe, &read(bytes)?, &linked)?
+    } else if is_stacked(header.probe) {
+        stacked(probe, &read(bytes)?, &linked)?
+    } else {
+        plain(probe, &read(bytes)?, &linked)?
+    };
+    let goid = (header.flags & FLAG_NO_GOID == 0 && header.goid != 0).then_some(header.goid);
+    Some(Decoded {
+        probe,
+        cpu: header.cpu,
+        sequence: header.sequence,
+        procid_matches: header.flags & FLAG_PROCID_MATCHES != 0,
+        event: Event { time_ns: header.time_ns, goid, thread: header.tid, kind },
+    })
+}
+
+fn read<T: Pod + checked::CheckedBitPattern>(bytes: &[u8]) -> Option<T> {
+    Some(pod_read_unaligned(bytes.get(..size_of::<T>())?))
+}
+
+fn known(value: u64) -> Option<u64> {
+    (value != u64::MAX).then_some(value)
+}
+
+fn plain(probe: Probe, event: &PlainEvent, linked: &impl Fn(u64) -> u64) -> Option<EventKind> {
+    let [a, b, c, d, e] = event.args;
+    Some(match probe {
+        Probe::GcStart => EventKind::GcStart {
+            heap_live: a,
+            trigger: known(b).map(GcTrigger::from_kind),
+            procs: u32::try_from(d).unwrap_or(0),
+        },
+        Probe::GcMarkEnd => EventKind::GcMarkEnd,
+        Probe::GcMarkTermination => EventKind::GcMarkTermination,
+        Probe::GcLive => EventKind::GcLive { marked: a },
+        Probe::GcSweep => EventKind::GcSweep,
+        Probe::StwStart => EventKind::StwStart {
+            reason: known(b).map(StwReason::from_number),
+            started_stopping_ns: (c != 0).then_some(c),
+            finished_stopping_ns: (d != 0).then_some(d),
+            stopping_cpu_ns: (d != 0).then_some(e),
+        },
+        Probe::Recovery => EventKind::Recovered,
+        Probe::GoCreate => EventKind::GoCreate { goid: a, gopc: linked(b), startpc: linked(c) },
+        Probe::GoExit => EventKind::GoExit { goid: a, gopc: linked(b), startpc: linked(c) },
+        _ => return None,
+    })
+}
+
+fn stack(frames: &Frames, flags: u8, gopc: u64, startpc: u64, linked: &impl Fn(u64) -> u64) -> CallStack {
+    let len = usize::try_from(frames.len).unwrap_or(0).min(frames.pcs.len());
+    CallStack {
+        pcs: frames.pcs.iter().take(len).map(|pc| linked(*pc)).collect(),
+        user_from: usize::try_from(frames.user_from).unwrap_or(0).min(len),
+        truncated: flags & FLAG_STACK_TRUNCATED != 0,
+        gopc: linked(gopc),
+        startpc: linked(startpc),
+    }
+}
+
+fn stacked(probe: Probe, event: &StackEvent, linked: &impl Fn(u64) -> u64) -> Option<EventKind> {
+    let caller = stack(&event.frames, event.header.flags, event.gopc, event.startpc, linked);
+    let number = event.args[0];
+    Some(match probe {
+        Probe::StwStop => EventKind::StwStop { reason: known(number).map(StwReason::from_number), caller },
+        Probe::Procresize => EventKind::Procresize { procs: u32::try_from(number).unwrap_or(0), caller },
+        Probe::ForcedGc => EventKind::ForcedGc { caller },
+        Probe::SetGcPercent => EventKind::SetGcPercent { percent: number as i32, caller },
+        _ => return None,
+    })
+}
+
+fn crash(probe: Probe, event: &CrashEvent, linked: &impl Fn(u64) -> u64) -> Option<EventKind> {
+    let stage = match probe {
+        Probe::Gopanic => PanicStage::Begun,
+        Probe::Fatalpanic => PanicStage::Fatal,
+        Probe::Throw => PanicStage::Throw,
+        Probe::Fatal => PanicStage::FatalError,
+        Probe::Sigpanic => PanicStage::Signal,
+        _ => return None,
+    };
+    let captured = usize::try_from(event.text_captured).unwrap_or(0).min(event.text.len());
+    let text = if event.header.flags & FLAG_TEXT_FAULTED != 0 {
+        CrashText::InFile { address: linked(event.text_ptr), len: event.text_len }
+    } else if event.header.flags & FLAG_VALUE_FAULTED != 0 {
+        CrashText::HeaderInFile { address: linked(event.data_word) }
+    } else if captured == 0 {
+        CrashText::None
+    } else {
+        CrashText::Captured {
+            bytes: event.text.iter().take(captured).copied().collect(),
+            full_len: event.text_len,
+        }
+    };
+    Some(EventKind::Crash(Box::new(CrashRecord {
+        stage,
+        type_address: linked(event.type_ptr),
+        data_word: event.data_word,
+        value: event.value[0],
+        text,
+        signal: event.signal,
+        fault_address: event.fault_address,
+        fault_pc: linked(event.fault_pc),
+        stack: stack(&event.frames, event.header.flags, event.gopc, event.startpc, linked),
+    })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytemuck::{Zeroable, bytes_of};
+
+    #[test]
+    fn foreign_and_short_records_are_refused() {
+        assert!(decode(&[], 0).is_none());
+        assert!(decode(&[0; 80], 0).is_none());
+        let mut event = PlainEvent::zeroed();
+        event.header.probe = Probe::GcSweep as u8;
+        assert!(decode(&bytes_of(&event)[..40], 0).is_none());
+        assert!(decode(bytes_of(&event), 0).is_some());
+    }
+
+    #[test]
+    fn addresses_become_linked_ones() {
+        let mut event = PlainEvent::zeroed();
+        event.header.probe = Probe::GoCreate as u8;
+        event.header.goid = 7;
+        event.args = [9, 0x5555_0000_1234, 0, 0, 0];
+        let decoded = decode(bytes_of(&event), 0x5555_0000_0000).unwrap();
+        assert_eq!(decoded.event.goid, Some(7));
+        assert!(matches!(decoded.event.kind, EventKind::GoCreate { goid: 9, gopc: 0x1234, startpc: 0 }));
+    }
+}

@@ -1,0 +1,174 @@
+//! One thread that empties the ring on a timer: records wake nobody.
+
+use std::collections::HashMap;
+use std::os::fd::AsRawFd as _;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use aya::maps::{MapData, RingBuf};
+use tracer_ebpf::Probe;
+
+use super::decode::decode;
+use crate::model::Event;
+
+/// How often the ring is emptied.
+const INTERVAL: Duration = Duration::from_millis(10);
+/// Records in one batch.
+const BATCH: usize = 4096;
+/// Batches that wait for the consumer. When it is full, records stay in the ring, whose losses are counted.
+const QUEUE: usize = 64;
+
+/// What the drain saw.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    pub(super) received: HashMap<Probe, u64>,
+    pub(super) gaps: u64,
+    pub(super) undecodable: u64,
+    pub(super) procid_mismatches: u64,
+}
+
+/// A running drain.
+#[derive(Debug)]
+pub(super) struct Drain {
+    stop: Arc<AtomicBool>,
+    seen: Arc<Mutex<Seen>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drain {
+    /// Starts the thread. The receiver ends when the drain does.
+    pub(super) fn start(
+        ring: RingBuf<MapData>,
+        bias: u64,
+        check_procid: bool,
+    ) -> std::io::Result<(Self, Receiver<Vec<Event>>)> {
+        let (sender, receiver) = sync_channel(QUEUE);
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let worker = Worker {
+            ring,
+            bias,
+            check_procid,
+            sequences: HashMap::new(),
+            seen: Arc::clone(&seen),
+            pending: Vec::with_capacity(BATCH),
+        };
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name("ring-drain".to_owned())
+            .spawn(move || worker.run(&stopped, &sender))?;
+        Ok((Self { stop, seen, thread: Some(thread) }, receiver))
+    }
+
+    /// What was seen so far.
+    pub(super) fn seen(&self) -> Seen {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks the thread to empty the ring a last time and to end; call it when the links are closed. The
+    /// consumer must go on receiving until the channel ends.
+    pub(super) fn finish(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    /// Waits for the thread.
+    pub(super) fn join(&mut self) {
+        if let Some(thread) = self.thread.take() {
+            // A panic of the drain has printed itself; what it had counted is still read.
+            drop(thread.join());
+        }
+    }
+}
+
+struct Worker {
+    ring: RingBuf<MapData>,
+    bias: u64,
+    check_procid: bool,
+    /// Last number seen of each CPU.
+    sequences: HashMap<u16, u32>,
+    seen: Arc<Mutex<Seen>>,
+    pending: Vec<Event>,
+}
+
+impl Worker {
+    fn run(mut self, stop: &AtomicBool, sender: &SyncSender<Vec<Event>>) {
+        debug_assert!(self.ring.as_raw_fd() >= 0);
+        loop {
+            // Read before emptying: what is in the ring when the links are closed is taken.
+            let last = stop.load(Ordering::Acquire);
+            if !self.empty(sender, last) {
+                return;
+            }
+            if last {
+                return;
+            }
+            std::thread::sleep(INTERVAL);
+        }
+    }
+
+    /// Takes what is in the ring; `false` if nobody listens any more.
+    fn empty(&mut self, sender: &SyncSender<Vec<Event>>, last: bool) -> bool {
+        loop {
+            let mut seen = Seen::default();
+            while self.pending.len() < BATCH {
+                let Some(item) = self.ring.next() else { break };
+                let Some(decoded) = decode(&item, self.bias) else {
+                    seen.undecodable += 1;
+                    continue;
+                };
+                *seen.received.entry(decoded.probe).or_default() += 1;
+                if self.check_procid && needs_procid(decoded.probe) && !decoded.procid_matches {
+                    seen.procid_mismatches += 1;
+                }
+                if let Some(before) = self.sequences.insert(decoded.cpu, decoded.sequence) {
+                    seen.gaps += u64::from(decoded.sequence.wrapping_sub(before).wrapping_sub(1));
+                }
+                self.pending.push(decoded.event);
+            }
+            self.add(&seen);
+            if self.pending.is_empty() {
+                return true;
+            }
+            let full = self.pending.len() >= BATCH;
+            // Records of several CPUs interleave; the model wants them by time.
+            self.pending.sort_by_key(|event| event.time_ns);
+            let batch = std::mem::take(&mut self.pending);
+            if last {
+                if sender.send(batch).is_err() {
+                    return false;
+                }
+            } else {
+                match sender.try_send(batch) {
+                    Ok(()) => {}
+                    Err(TrySendError::Full(batch)) => {
+                        // The consumer is behind: leave the rest in the ring until it has caught up.
+                        self.pending = batch;
+                        return true;
+                    }
+                    Err(TrySendError::Disconnected(_)) => return false,
+                }
+            }
+            if !full && !last {
+                return true;
+            }
+        }
+    }
+
+    fn add(&self, new: &Seen) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        for (probe, count) in &new.received {
+            *seen.received.entry(*probe).or_default() += count;
+        }
+        seen.gaps += new.gaps;
+        seen.undecodable += new.undecodable;
+        seen.procid_mismatches += new.procid_mismatches;
+    }
+}
+
+/// T2's sites read no M.
+const fn needs_procid(probe: Probe) -> bool {
+    !matches!(probe, Probe::GoCreate | Probe::GoExit)
+}

@@ -1,0 +1,16 @@
+//! Probes: planning is `binary`'s, placing them, draining their records and counting losses is done here.
+//! The only part of gotrail that names aya.
+
+mod config;
+mod decode;
+mod drain;
+mod error;
+mod kernel;
+mod losses;
+mod object;
+mod session;
+
+pub use error::ProbeError;
+pub use kernel::{Kernel, Links};
+pub use losses::{Accounting, ProbeAccount};
+pub use session::{Detacher, Options, Session, Stream};
