@@ -1,0 +1,147 @@
+//! Arguments. Types of the argument parser end in this module's functions.
+
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use gotrail::agent::Options;
+use gotrail::detect::Thresholds;
+
+/// Watches Go programs from outside: finds goroutine leaks, hangs, stop-the-world stalls, GC trouble and
+/// crashes in a running process, without a code change or a restart.
+#[derive(Debug, Parser)]
+#[command(name = "gotrail", version, about, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Watch a process and name its faults as they show, with a summary at the end
+    #[command(
+        after_help = "Examples:\n  gotrail attach 4711\n  gotrail attach 4711 --for 60s --format json\n  gotrail attach 4711 --otlp http://127.0.0.1:4318\n\nExit codes: 0 done (also when the process ends meanwhile), 2 usage, 3 not a Go process or not\nsupported, 4 not permitted, 5 the process was gone before attach, 6 a backend failed."
+    )]
+    Attach(AttachArgs),
+    /// Print every goroutine of a process, with its stack, without stopping it
+    #[command(after_help = "Examples:\n  gotrail dump 4711\n  gotrail dump 4711 --format json")]
+    Dump(DumpArgs),
+    /// List the Go processes of this host
+    Ps(PsArgs),
+    /// Tell what this host, and a process, let gotrail do, and why not
+    Doctor(DoctorArgs),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Text for people
+    Human,
+    /// JSON
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AttachArgs {
+    /// Process to watch
+    pub(crate) pid: u32,
+    /// Stop after this long, for example 60s or 5m; without it, at Ctrl-C or when the process ends
+    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub(crate) duration: Option<Duration>,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub(crate) format: Format,
+    /// Also print each GC cycle and each stop of the world
+    #[arg(long)]
+    pub(crate) events: bool,
+    /// Share of the process's CPU time that probes may cost, in percent
+    #[arg(long, value_name = "PERCENT", default_value_t = 1.8)]
+    pub(crate) budget: f64,
+    /// Time between two looks at all goroutines
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
+    pub(crate) snapshot_every: Duration,
+    /// A stop of the world this long is a finding
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = humantime::parse_duration)]
+    pub(crate) long_stw: Duration,
+    /// A request handler or pool waiter that has not moved for this long is stuck
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub(crate) stuck_after: Duration,
+    /// Do not copy the texts of panics and fatal errors out of the process
+    #[arg(long)]
+    pub(crate) no_text: bool,
+    /// Size of the event buffer in KiB, a power of two
+    #[arg(long, value_name = "KIB", default_value_t = 4096)]
+    pub(crate) ring_kib: u32,
+    #[command(flatten)]
+    pub(crate) otlp: OtlpArgs,
+}
+
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Export")]
+pub(crate) struct OtlpArgs {
+    /// Send spans, metrics and logs to this OTLP endpoint (HTTP/protobuf), for example <http://127.0.0.1:4318>
+    #[arg(long, value_name = "URL")]
+    pub(crate) otlp: Option<String>,
+    /// Full URL for spans alone
+    #[arg(long, value_name = "URL")]
+    pub(crate) otlp_traces: Option<String>,
+    /// Full URL for metrics alone
+    #[arg(long, value_name = "URL")]
+    pub(crate) otlp_metrics: Option<String>,
+    /// Full URL for logs alone
+    #[arg(long, value_name = "URL")]
+    pub(crate) otlp_logs: Option<String>,
+    /// Name of the service in what is sent; without it, the name of the executable
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service_name: Option<String>,
+}
+
+impl AttachArgs {
+    /// The engine's options.
+    pub(crate) fn options(&self) -> Options {
+        Options {
+            snapshot_every: self.snapshot_every,
+            budget: self.budget / 100.0,
+            thresholds: Thresholds {
+                long_stw_ns: nanos(self.long_stw),
+                stuck_ns: nanos(self.stuck_after),
+                ..Thresholds::default()
+            },
+            probes: gotrail::probe::Options {
+                ring_bytes: self.ring_kib.saturating_mul(1024),
+                capture_text: !self.no_text,
+                ..gotrail::probe::Options::default()
+            },
+        }
+    }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DumpArgs {
+    /// Process to read
+    pub(crate) pid: u32,
+    /// Form of the answer: the text of a Go traceback, or JSON
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub(crate) format: Format,
+    /// Show the runtime's own goroutines too
+    #[arg(long)]
+    pub(crate) system: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PsArgs {
+    /// Form of the answer
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DoctorArgs {
+    /// Process to look at as well
+    pub(crate) pid: Option<u32>,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub(crate) format: Format,
+}
