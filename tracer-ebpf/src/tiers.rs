@@ -36,6 +36,8 @@ fn filter(ctx: &ProbeContext, tier: u32) -> Option<Hit> {
     }
     // SAFETY: no arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() };
+    #[cfg(feature = "log")]
+    aya_log_ebpf::debug!(ctx, "probe {} of {}", probe, pid_tgid >> 32);
     let header = header(probe, now_ns(), pid_tgid, cpu, next_sequence());
     Some(Hit { config, counters, header, cookie })
 }

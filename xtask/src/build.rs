@@ -32,7 +32,9 @@ pub(crate) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCo
 
 /// Builds everything; the result is the gotrail binary with the eBPF object inside.
 pub(crate) fn build(arguments: &Arguments, workspace: &Workspace, ready: &Ready) -> Result<PathBuf> {
-    build_programs(workspace, ready)?;
+    // Log lines need both sides: the programs that write them, and the agent that reads them.
+    let logged = arguments.features.as_deref().is_some_and(|f| f.contains("bpf-log"));
+    build_programs(workspace, ready, if logged { "programs,log" } else { "programs" })?;
 
     let mut cargo = shim::cargo(workspace)?;
     cargo.arg("build").args(shim::FLAGS).arg("--workspace");
@@ -55,8 +57,8 @@ pub(crate) fn build(arguments: &Arguments, workspace: &Workspace, ready: &Ready)
 }
 
 /// Builds the eBPF object. A missing one is an error here: a gotrail without it could not attach.
-pub(crate) fn build_programs(workspace: &Workspace, ready: &Ready) -> Result<()> {
-    let mut cargo = ready.toolchain.build(workspace)?;
+pub(crate) fn build_programs(workspace: &Workspace, ready: &Ready, features: &str) -> Result<()> {
+    let mut cargo = ready.toolchain.build(workspace, features)?;
     command::run(&mut cargo, "build the eBPF programs", "see the compiler's words above")?;
     let object = workspace.bpf_object();
     if !object.is_file() {

@@ -161,7 +161,7 @@ impl Machine {
 
 impl Toolchain {
     /// The command that builds the programs into their own target folder.
-    pub(crate) fn build(&self, workspace: &Workspace) -> Result<Command> {
+    pub(crate) fn build(&self, workspace: &Workspace, features: &str) -> Result<Command> {
         let mut command = match &self.route {
             Route::Debian { cargo, rustc } => {
                 let mut command = Command::new(cargo);
@@ -183,7 +183,7 @@ impl Toolchain {
         command
             .current_dir(&workspace.root)
             .args(["--locked", "--ignore-rust-version", "-p", "tracer-ebpf", "--bin", "gotrail-bpf"])
-            .args(["--features", "programs", "--profile", "bpf", "--target", BPF_TARGET, "--target-dir"])
+            .args(["--features", features, "--profile", "bpf", "--target", BPF_TARGET, "--target-dir"])
             .arg(workspace.bpf_target())
             .env("CARGO_ENCODED_RUSTFLAGS", self.rustflags())
             .env("PATH", self.path()?);
@@ -343,7 +343,7 @@ mod tests {
         };
         let build = |route| {
             let toolchain = Toolchain { route, linker_folder: PathBuf::from("/linker") };
-            crate::command::line(&toolchain.build(&workspace).unwrap())
+            crate::command::line(&toolchain.build(&workspace, "programs").unwrap())
         };
         let debian = build(Route::Debian { cargo: "/usr/bin/cargo".into(), rustc: "/usr/bin/rustc".into() });
         assert!(debian.starts_with("/usr/bin/cargo build --locked"), "{debian}");

@@ -44,7 +44,7 @@ pub(crate) struct AttachArgs {
     /// Process to watch
     pub(crate) pid: u32,
     /// Stop after this long, for example 60s or 5m; without it, at Ctrl-C or when the process ends
-    #[arg(long = "for", value_name = "TIME", value_parser = humantime::parse_duration)]
+    #[arg(long = "for", value_name = "TIME", value_parser = time)]
     pub(crate) duration: Option<Duration>,
     /// Form of the answer
     #[arg(long, value_enum, default_value_t = Format::Human)]
@@ -56,13 +56,13 @@ pub(crate) struct AttachArgs {
     #[arg(long, value_name = "PERCENT", default_value_t = 1.8)]
     pub(crate) budget: f64,
     /// Time between two looks at all goroutines
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = time)]
     pub(crate) snapshot_every: Duration,
     /// A stop of the world this long is a finding
-    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = time)]
     pub(crate) long_stw: Duration,
     /// A request handler or pool waiter that has not moved for this long is stuck
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
     pub(crate) stuck_after: Duration,
     /// Do not copy the texts of panics and fatal errors out of the process
     #[arg(long)]
@@ -112,6 +112,14 @@ impl AttachArgs {
             },
         }
     }
+}
+
+/// `90s`, `5m`, `1m30s`; a number alone is seconds.
+fn time(text: &str) -> Result<Duration, String> {
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Ok(Duration::from_secs(u64::from(seconds)));
+    }
+    humantime::parse_duration(text).map_err(|e| format!("{e}; write it as 90s, 5m or 1m30s"))
 }
 
 fn nanos(duration: Duration) -> u64 {

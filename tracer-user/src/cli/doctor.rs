@@ -29,7 +29,7 @@ impl Check {
 /// `CAP_SYS_PTRACE`, `CAP_SYS_ADMIN`, `CAP_PERFMON`, `CAP_BPF` (include/uapi/linux/capability.h).
 const CAPABILITIES: [(u32, &str, &str); 4] = [
     (19, "CAP_SYS_PTRACE", "read the memory of other users' processes"),
-    (21, "CAP_SYS_ADMIN", "probes on kernels before 6.6"),
+    (21, "CAP_SYS_ADMIN", "place uprobes on kernels before 6.6"),
     (38, "CAP_PERFMON", "place uprobes"),
     (39, "CAP_BPF", "load eBPF programs"),
 ];

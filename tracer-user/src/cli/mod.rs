@@ -5,6 +5,8 @@
 
 mod args;
 mod attach;
+#[cfg(feature = "bpf-log")]
+mod bpf_log;
 mod doctor;
 mod dump;
 mod export;
@@ -27,6 +29,8 @@ pub(crate) fn run() -> ExitCode {
     // SAFETY: no other thread runs yet, and SIG_DFL is always a valid disposition.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let cli = Cli::parse();
+    #[cfg(feature = "bpf-log")]
+    bpf_log::install();
     let result = match cli.command {
         Command::Attach(args) => attach::run(&args),
         Command::Dump(args) => dump::run(&args),

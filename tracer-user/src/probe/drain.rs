@@ -44,6 +44,7 @@ impl Drain {
         ring: RingBuf<MapData>,
         bias: u64,
         check_procid: bool,
+        on_tick: Box<dyn FnMut() + Send>,
     ) -> std::io::Result<(Self, Receiver<Vec<Event>>)> {
         let (sender, receiver) = sync_channel(QUEUE);
         let stop = Arc::new(AtomicBool::new(false));
@@ -52,6 +53,7 @@ impl Drain {
             ring,
             bias,
             check_procid,
+            on_tick,
             sequences: HashMap::new(),
             seen: Arc::clone(&seen),
             pending: Vec::with_capacity(BATCH),
@@ -87,6 +89,8 @@ struct Worker {
     ring: RingBuf<MapData>,
     bias: u64,
     check_procid: bool,
+    /// Called whenever the ring was emptied.
+    on_tick: Box<dyn FnMut() + Send>,
     /// Last number seen of each CPU.
     sequences: HashMap<u16, u32>,
     seen: Arc<Mutex<Seen>>,
@@ -102,6 +106,7 @@ impl Worker {
             if !self.empty(sender, last) {
                 return;
             }
+            (self.on_tick)();
             if last {
                 return;
             }

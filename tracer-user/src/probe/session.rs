@@ -154,7 +154,7 @@ impl Session {
         }
         // The thread ids that the runtime keeps are those of its own PID namespace.
         let same_namespace = target.inner_pid == target.pid();
-        let (drain, stream) = Drain::start(ring, bias, same_namespace)
+        let (drain, stream) = Drain::start(ring, bias, same_namespace, log_lines(&mut ebpf))
             .map_err(|e| kernel_error("start the drain", &kernel, e.to_string()))?;
         let links = Detacher { links: Arc::new(Mutex::new(links)) };
         let session = Self { ebpf, links, kind, drain, plan, attached_in: begun.elapsed() };
@@ -220,6 +220,24 @@ impl Session {
             procid_mismatches: seen.procid_mismatches,
         }
     }
+}
+
+/// What passes the programs' log lines on, in a build for developers (feature `bpf-log`) whose eBPF object was
+/// built with its own feature `log`.
+#[cfg(feature = "bpf-log")]
+fn log_lines(ebpf: &mut Ebpf) -> Box<dyn FnMut() + Send> {
+    match aya_log::EbpfLogger::init(ebpf) {
+        Ok(mut logger) => Box::new(move || logger.flush()),
+        Err(error) => {
+            log::warn!("no log lines from the eBPF programs: {error}; was the object built with the feature `log`?");
+            Box::new(|| {})
+        }
+    }
+}
+
+#[cfg(not(feature = "bpf-log"))]
+fn log_lines(_ebpf: &mut Ebpf) -> Box<dyn FnMut() + Send> {
+    Box::new(|| {})
 }
 
 fn kernel_error(what: &'static str, kernel: &Kernel, why: String) -> ProbeError {

@@ -63,6 +63,7 @@ pub fn signal_name(signal: i32) -> String {
 /// A handle that tells one process's end, whoever gets its pid afterwards.
 #[derive(Debug)]
 pub struct Watch {
+    pid: u32,
     pidfd: OwnedFd,
 }
 
@@ -77,7 +78,7 @@ impl Watch {
             rustix::io::Errno::SRCH => TargetError::Gone { pid },
             other => TargetError::Io { pid, what: "a pidfd", source: other.into() },
         })?;
-        Ok(Self { pidfd })
+        Ok(Self { pid, pidfd })
     }
 
     /// Waits at most `timeout` for the end; `None` if the process still runs.
@@ -93,16 +94,25 @@ impl Watch {
 
     /// The status of a process that has ended, once it has been reaped or while it still waits for that.
     fn status(&self) -> Exit {
-        // The status is filled in when the parent reaps; until then the call says it has none. A parent
-        // that never reaps leaves a zombie, whose status /proc would show to the same user.
+        // The pidfd has it once the parent has reaped; until then the process is a zombie, which keeps its
+        // pid and shows its status in /proc. Between the two neither may have it for a moment.
         for _ in 0..20 {
-            if let Some(status) = pidfd_exit_status(self.pidfd.as_raw_fd()) {
+            if let Some(status) = pidfd_exit_status(self.pidfd.as_raw_fd()).or_else(|| zombie_status(self.pid)) {
                 return Exit::from_status(status);
             }
             std::thread::sleep(Duration::from_millis(10));
         }
         Exit::Unknown
     }
+}
+
+/// The status of a zombie: `exit_code`, field 52 of `/proc/PID/stat` (proc(5)).
+fn zombie_status(pid: u32) -> Option<i32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name may hold anything; what follows its last parenthesis starts with field 3, the state.
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    (fields.next()? == "Z").then_some(())?;
+    fields.nth(52 - 4)?.parse().ok()
 }
 
 /// `struct pidfd_info`, include/uapi/linux/pidfd.h, Linux 6.15.
@@ -161,6 +171,14 @@ mod tests {
             reaper.join().unwrap().unwrap();
             assert!(exit == expected || exit == Exit::Unknown, "{exit:?}");
         }
+    }
+
+    #[test]
+    fn tells_the_status_of_a_zombie() {
+        let mut child = Command::new("sh").args(["-c", "exit 7"]).spawn().unwrap();
+        let watch = Watch::new(child.id()).unwrap();
+        assert_eq!(watch.wait(Duration::from_secs(5)), Some(Exit::Code(7)));
+        child.wait().unwrap();
     }
 
     #[test]
