@@ -7,6 +7,8 @@
 pub mod agent;
 pub mod binary;
 pub mod detect;
+#[cfg(feature = "otlp")]
+pub mod export;
 pub mod memory;
 pub mod model;
 #[cfg(feature = "probe")]

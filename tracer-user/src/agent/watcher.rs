@@ -9,9 +9,9 @@ use tracer_ebpf::{TIER_T1, TIER_T2};
 
 use super::budget::{Budget, Demotion};
 use crate::binary::{BinaryError, CallSite, GoBinary};
-use crate::detect::{Change, Context, Ledger, Thresholds, examine};
+use crate::detect::{Change, Context, Ledger, SiteRef, Thresholds, caller_site, examine};
 use crate::memory::{ReadError, Runtime, RuntimeError, Symbolizer, monotonic_ns};
-use crate::model::Process;
+use crate::model::{CallStack, Process};
 use crate::probe::{Accounting, Detacher, ProbeError, Session, Stream};
 use crate::target::{CpuLimit, Exit, Target, TargetError, Watch, cpu_limit};
 
@@ -174,6 +174,12 @@ impl Watcher {
     #[must_use]
     pub const fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// The place in the program that a captured stack comes from.
+    #[must_use]
+    pub fn caller(&self, stack: &CallStack) -> Option<SiteRef> {
+        caller_site(&self.binary, &self.symbolizer, stack)
     }
 
     /// Since when the process is watched, `CLOCK_MONOTONIC` ns.

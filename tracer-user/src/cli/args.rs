@@ -6,6 +6,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use gotrail::agent::Options;
 use gotrail::detect::Thresholds;
 
+use super::failure::{Failure, USAGE};
+
 /// Watches Go programs from outside: finds goroutine leaks, hangs, stop-the-world stalls, GC trouble and
 /// crashes in a running process, without a code change or a restart.
 #[derive(Debug, Parser)]
@@ -19,7 +21,7 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Watch a process and name its faults as they show, with a summary at the end
     #[command(
-        after_help = "Examples:\n  gotrail attach 4711\n  gotrail attach 4711 --for 60s --format json\n  gotrail attach 4711 --otlp http://127.0.0.1:4318\n\nExit codes: 0 done (also when the process ends meanwhile), 2 usage, 3 not a Go process or not\nsupported, 4 not permitted, 5 the process was gone before attach, 6 a backend failed."
+        after_help = "Examples:\n  gotrail attach 4711\n  gotrail attach 4711 --for 60s --format json\n  gotrail attach 4711 --otlp http://127.0.0.1:4318\n\nExit codes: 0 done (also when the process ends meanwhile), 2 usage, 3 not a Go process or not\nsupported, 4 not permitted, 5 the process was gone before attach, 6 a backend took nothing of\nwhat was to be exported."
     )]
     Attach(AttachArgs),
     /// Print every goroutine of a process, with its stack, without stopping it
@@ -96,8 +98,20 @@ pub(crate) struct OtlpArgs {
 
 impl AttachArgs {
     /// The engine's options.
-    pub(crate) fn options(&self) -> Options {
-        Options {
+    pub(crate) fn options(&self) -> Result<Options, Failure> {
+        if !(self.budget >= 0.0 && self.budget <= 100.0) {
+            return Err(Failure::new(
+                USAGE,
+                format!("--budget {}: give a share in percent, from 0 to 100", self.budget),
+            ));
+        }
+        if !self.ring_kib.is_power_of_two() || !(4..=1 << 20).contains(&self.ring_kib) {
+            return Err(Failure::new(
+                USAGE,
+                format!("--ring-kib {}: the kernel wants a power of two, from 4 to 1048576", self.ring_kib),
+            ));
+        }
+        Ok(Options {
             snapshot_every: self.snapshot_every,
             budget: self.budget / 100.0,
             thresholds: Thresholds {
@@ -110,7 +124,7 @@ impl AttachArgs {
                 capture_text: !self.no_text,
                 ..gotrail::probe::Options::default()
             },
-        }
+        })
     }
 }
 

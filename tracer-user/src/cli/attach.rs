@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::args::{AttachArgs, Format};
 use super::export::Export;
-use super::failure::Failure;
+use super::failure::{BACKEND, Failure};
 use super::{human, json, signals};
 
 /// Longest that sending the last data may take.
@@ -23,7 +23,7 @@ const FLUSH: Duration = Duration::from_secs(2);
 pub(crate) fn run(args: &AttachArgs) -> Result<ExitCode, Failure> {
     let target = Target::open(args.pid)?;
     let export = Export::prepare(&args.otlp)?;
-    let watcher = Watcher::attach(target, args.options())?;
+    let watcher = Watcher::attach(target, args.options()?)?;
     let stop = signals::watch(watcher.detacher())?;
     let export = export.start(&watcher, args.otlp.service_name.as_deref())?;
     let mut attach = Attach { args, watcher, export };
@@ -34,7 +34,9 @@ pub(crate) fn run(args: &AttachArgs) -> Result<ExitCode, Failure> {
         attach.tell_events();
         let ended = notices.iter().any(|n| matches!(n, Notice::Ended(_)));
         attach.tell(&notices);
-        attach.export.metrics(&attach.watcher);
+        if let Some(trouble) = attach.export.tick(&attach.watcher) {
+            attach.note("export", &trouble);
+        }
         if ended || stop.load(Ordering::Acquire) || end.is_some_and(|end| Instant::now() >= end) {
             break;
         }
@@ -44,7 +46,7 @@ pub(crate) fn run(args: &AttachArgs) -> Result<ExitCode, Failure> {
     attach.tell(&notices);
     attach.export.close(&attach.watcher, &summary, FLUSH);
     attach.summarize(&summary);
-    Ok(ExitCode::SUCCESS)
+    Ok(if attach.export.failed() { ExitCode::from(BACKEND) } else { ExitCode::SUCCESS })
 }
 
 struct Attach<'a> {
@@ -155,7 +157,8 @@ impl Attach<'_> {
         let (cycles, pauses) =
             (self.watcher.process_mut().take_cycles(), self.watcher.process_mut().take_pauses());
         for pause in &pauses {
-            self.export.pause(pause);
+            let caller = self.watcher.caller(&pause.caller);
+            self.export.pause(pause, caller.clone());
             if !self.args.events {
                 continue;
             }
@@ -170,14 +173,18 @@ impl Attach<'_> {
                         "total_ns": pause.total_ns(),
                         "stopping_ns": pause.stopping_ns(),
                         "goid": pause.goid,
+                        "caller": caller.map(|c| json!({ "function": c.function, "file": c.file, "line": c.line })),
                     }),
                 );
             } else {
                 let stopping = pause
                     .stopping_ns()
                     .map_or_else(String::new, |ns| format!(", {} of it stopping", duration(ns)));
+                let by = caller.map_or_else(String::new, |c| {
+                    format!(", by {} at {}:{}", printable(&c.function), printable(&c.file), c.line)
+                });
                 println!(
-                    "{}  stw  {reason}: {}{stopping}",
+                    "{}  stw  {reason}: {}{stopping}{by}",
                     self.clock(pause.begin_ns),
                     duration(pause.total_ns())
                 );

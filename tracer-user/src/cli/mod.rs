@@ -9,6 +9,10 @@ mod attach;
 mod bpf_log;
 mod doctor;
 mod dump;
+#[cfg(feature = "otlp")]
+mod export;
+#[cfg(not(feature = "otlp"))]
+#[path = "no_export.rs"]
 mod export;
 mod failure;
 mod human;

@@ -2,7 +2,7 @@
 
 use super::finding::{Degree, Finding, Role};
 use super::sites::{Context, blocked_frame, readable, short, site};
-use super::text::crash_text;
+use super::text::{crash_text, panic_type};
 use crate::binary::Frame;
 use crate::model::{Crash, PanicStage};
 use crate::target::signal_name;
@@ -45,7 +45,7 @@ fn finding(context: &Context<'_>, crash: &Crash) -> Finding {
     if let Some(created) = &created {
         evidence.push(format!("the goroutine was created by {} at {}", created.function, short(created)));
     }
-    if let Some(kind) = begun_with(context, crash) {
+    if let Some(kind) = panic_type(context.process, context.binary, crash) {
         evidence.push(format!("the panic value was of type {kind}"));
     }
     if record.stack.truncated {
@@ -65,6 +65,7 @@ fn finding(context: &Context<'_>, crash: &Crash) -> Finding {
             .flatten()
             .collect(),
         stack: readable(frames),
+        trend: None,
         advice: match id {
             "panic" => {
                 "mend the line above, or recover in the goroutine's outermost function if the panic is meant to be survived: no other goroutine can catch it"
@@ -81,13 +82,4 @@ fn finding(context: &Context<'_>, crash: &Crash) -> Finding {
 /// The frame that the fault belongs to: the innermost of the program, above the runtime's crash machinery.
 fn died_at(frames: &[Frame]) -> Option<&Frame> {
     blocked_frame(frames).or_else(|| frames.iter().find(|f| !f.function.starts_with("runtime.")))
-}
-
-/// The type of the value that the panic began with: the fatal step has only its text.
-fn begun_with(context: &Context<'_>, fatal: &Crash) -> Option<String> {
-    let begun =
-        context.process.crashes().rev().find(|c| {
-            c.record.stage == PanicStage::Begun && c.goid == fatal.goid && c.at_ns <= fatal.at_ns
-        })?;
-    Some(crate::text::printable(&context.binary.type_name(begun.record.type_address)?.name))
 }

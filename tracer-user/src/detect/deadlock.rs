@@ -70,6 +70,7 @@ fn find(context: &Context<'_>) -> Option<Finding> {
         count: total,
         sites: site(Role::Blocked, blocked_frame(&frames)).into_iter().collect(),
         stack: readable(frames),
+        trend: None,
         advice: "look at who holds what in the stacks of `gotrail dump`: a cycle of locks, or a channel whose other side has ended",
         disproof: "a goroutine moves: a timer, a signal or C code may still wake one",
     })

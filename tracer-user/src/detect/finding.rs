@@ -92,6 +92,17 @@ impl SiteRef {
     }
 }
 
+/// How a population of goroutines developed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trend {
+    /// Since when the longest parked one has been parked, CLOCK_MONOTONIC ns.
+    pub oldest_ns: u64,
+    /// The runtime's words for what they wait for.
+    pub wait_reason: String,
+    /// When (CLOCK_MONOTONIC ns), and how many there were, oldest first.
+    pub samples: Vec<(u64, u64)>,
+}
+
 /// Something that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Finding {
@@ -113,6 +124,8 @@ pub struct Finding {
     pub sites: Vec<SiteRef>,
     /// The stack of one of the goroutines, innermost first.
     pub stack: Vec<Frame>,
+    /// How the population developed, for findings about one.
+    pub trend: Option<Trend>,
     /// What to do.
     pub advice: &'static str,
     /// What would show that it is none.

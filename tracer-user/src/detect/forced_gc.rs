@@ -102,6 +102,7 @@ fn find(context: &Context<'_>) -> Option<Finding> {
             .map(|t| super::sites::readable(context.call_frames(&t.caller)))
             .unwrap_or_default(),
         sites,
+        trend: None,
         advice: "remove the calls and let the pacer work (GOGC=100); to bound memory use GOMEMLIMIT or debug.SetMemoryLimit instead",
         disproof: "the forced cycles stop, and GOGC is positive or a memory limit is set",
     })

@@ -84,6 +84,7 @@ fn find(context: &Context<'_>) -> Option<Finding> {
         count: u64::from(now),
         sites,
         stack: Vec::new(),
+        trend: None,
         advice: "remove the call (or the environment variable) and let the runtime choose; each change stops the world",
         disproof: "the limit is meant: then set the CPU affinity or quota to the same number",
     })

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use super::finding::{Degree, Finding, Role};
+use super::finding::{Degree, Finding, Role, Trend};
 use super::sites::{Context, blocked_frame, duration, readable, short, site};
 use crate::binary::Frame;
 use crate::model::{Group, WaitClass};
@@ -121,6 +121,7 @@ fn judge(context: &Context<'_>, gopc: u64, reason: u8, population: Population<'_
             .flatten()
             .collect(),
         stack: readable(frames),
+        trend: Some(Trend { oldest_ns: oldest, wait_reason: words.to_owned(), samples: series }),
         advice: "find who should close or feed the channel (or release the lock) at the blocking line, and make that happen on every path; or give the goroutine a context to end by",
         disproof: "the population stops growing, or its members begin to wake up",
     })

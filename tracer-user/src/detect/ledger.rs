@@ -118,6 +118,7 @@ mod tests {
             count,
             sites: Vec::new(),
             stack: Vec::new(),
+            trend: None,
             advice: "",
             disproof: "",
         }

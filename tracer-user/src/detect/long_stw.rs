@@ -47,6 +47,7 @@ fn finding(context: &Context<'_>, reason: &'static str, pauses: &[&Pause]) -> Op
         count: pauses.len() as u64,
         sites: site(Role::Called, caller.as_ref()).into_iter().collect(),
         stack: readable(frames),
+        trend: None,
         advice: if slow_to_stop {
             "some goroutine could not be interrupted (a long system call is not the cause, a tight loop in assembly or C-less code may be), or the CPUs were taken away: compare with CPU throttling and steal time"
         } else {

@@ -13,10 +13,10 @@ mod sites;
 mod stuck;
 mod text;
 
-pub use finding::{Degree, Finding, Role, SiteRef, State};
+pub use finding::{Degree, Finding, Role, SiteRef, State, Trend};
 pub use ledger::{Change, Ledger, Reported};
-pub use sites::{Context, Thresholds};
-pub use text::crash_text;
+pub use sites::{Context, Thresholds, caller_site};
+pub use text::{crash_text, panic_type};
 
 /// Looks for everything once.
 #[must_use]

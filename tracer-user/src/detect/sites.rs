@@ -63,15 +63,7 @@ impl Context<'_> {
 
     /// The frames of a stack that a probe captured; only the goroutine's own part.
     pub(super) fn call_frames(&self, stack: &CallStack) -> Vec<Frame> {
-        let pcs: Vec<Pc> = stack
-            .pcs
-            .iter()
-            .enumerate()
-            .skip(stack.user_from)
-            // The first address of each of the two stacks is where it is, the others are return addresses.
-            .map(|(i, address)| Pc { address: *address, exact: i == stack.user_from })
-            .collect();
-        self.frames(&pcs)
+        call_frames(self.binary, self.symbolizer, stack)
     }
 
     /// The `go` statement with this return address.
@@ -91,6 +83,30 @@ impl Context<'_> {
     pub(super) fn class(&self, group: &Group) -> WaitClass {
         WaitClass::of(self.wait_reason(group.key.wait_reason))
     }
+}
+
+/// The place in the program that a captured stack comes from: its innermost frame that is not the runtime's.
+#[must_use]
+pub fn caller_site(
+    binary: &GoBinary,
+    symbolizer: &RefCell<Symbolizer>,
+    stack: &CallStack,
+) -> Option<SiteRef> {
+    let frames = call_frames(binary, symbolizer, stack);
+    site(Role::Called, blocked_frame(&frames))
+}
+
+fn call_frames(binary: &GoBinary, symbolizer: &RefCell<Symbolizer>, stack: &CallStack) -> Vec<Frame> {
+    let mut symbolizer = symbolizer.borrow_mut();
+    stack
+        .pcs
+        .iter()
+        .enumerate()
+        .skip(stack.user_from)
+        // The first address of each of the two stacks is where it is, the others are return addresses.
+        .map(|(i, address)| Pc { address: *address, exact: i == stack.user_from })
+        .flat_map(|pc| symbolizer.frames(binary, pc).to_vec())
+        .collect()
 }
 
 /// Whether a function is machinery below the code that somebody wrote: the runtime and what synchronizes.

@@ -168,6 +168,7 @@ fn broken(context: &Context<'_>, mut stuck: Stuck<'_>, watched: &HashSet<u64>) -
             .flatten()
             .collect(),
         stack: readable(stuck.frames),
+        trend: None,
         advice: "pass r.Context() (with a deadline) all the way to the blocking call, in place of context.Background() or none, and select on its Done channel there",
         disproof: "the handlers end by themselves, or they have not read their request's body (then nothing watches their connection)",
     })
@@ -215,6 +216,7 @@ fn exhausted(context: &Context<'_>, mut stuck: Stuck<'_>, holders: &[String]) ->
             .flatten()
             .collect(),
         stack: readable(stuck.frames),
+        trend: None,
         advice: "find who holds the entries and never gives them back (the stuck handlers above, a missing Close or Put on an error path), and give the wait a deadline",
         disproof: "the waiters get through by themselves",
     })

@@ -1,7 +1,7 @@
 //! The text of a crash: from the record, else from the file.
 
 use crate::binary::GoBinary;
-use crate::model::{CrashRecord, CrashText};
+use crate::model::{Crash, CrashRecord, CrashText, PanicStage, Process};
 use crate::text::printable;
 
 /// Most bytes of a text that is read from the file.
@@ -40,4 +40,14 @@ pub fn crash_text(binary: &GoBinary, record: &CrashRecord) -> Option<String> {
         CrashText::HeaderInFile { address } => binary.image().read_go_string(*address, LIMIT)?,
     };
     Some(printable(&String::from_utf8_lossy(bytes)))
+}
+
+/// The type of the value that a panic began with, escaped: the fatal step has only its text.
+#[must_use]
+pub fn panic_type(process: &Process, binary: &GoBinary, fatal: &Crash) -> Option<String> {
+    let begun = process
+        .crashes()
+        .rev()
+        .find(|c| c.record.stage == PanicStage::Begun && c.goid == fatal.goid && c.at_ns <= fatal.at_ns)?;
+    Some(printable(&binary.type_name(begun.record.type_address)?.name))
 }

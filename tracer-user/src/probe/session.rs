@@ -229,7 +229,9 @@ fn log_lines(ebpf: &mut Ebpf) -> Box<dyn FnMut() + Send> {
     match aya_log::EbpfLogger::init(ebpf) {
         Ok(mut logger) => Box::new(move || logger.flush()),
         Err(error) => {
-            log::warn!("no log lines from the eBPF programs: {error}; was the object built with the feature `log`?");
+            log::warn!(
+                "no log lines from the eBPF programs: {error}; was the object built with the feature `log`?"
+            );
             Box::new(|| {})
         }
     }

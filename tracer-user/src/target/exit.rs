@@ -97,7 +97,9 @@ impl Watch {
         // The pidfd has it once the parent has reaped; until then the process is a zombie, which keeps its
         // pid and shows its status in /proc. Between the two neither may have it for a moment.
         for _ in 0..20 {
-            if let Some(status) = pidfd_exit_status(self.pidfd.as_raw_fd()).or_else(|| zombie_status(self.pid)) {
+            if let Some(status) =
+                pidfd_exit_status(self.pidfd.as_raw_fd()).or_else(|| zombie_status(self.pid))
+            {
                 return Exit::from_status(status);
             }
             std::thread::sleep(Duration::from_millis(10));

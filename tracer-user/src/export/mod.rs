@@ -1,0 +1,3 @@
+//! What leaves gotrail for other systems. One exporter can't slow or break another, nor the drain.
+
+pub mod otlp;
