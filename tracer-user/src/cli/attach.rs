@@ -323,7 +323,8 @@ impl Attach<'_> {
             println!("  no findings");
         } else {
             let active = findings.iter().filter(|r| r.state == State::Active).count();
-            println!("  {} findings, {active} still active:", findings.len());
+            let s = if findings.len() == 1 { "" } else { "s" };
+            println!("  {} finding{s}, {active} still active:", findings.len());
             for reported in findings {
                 println!("    {}", human::finding_line(reported));
             }

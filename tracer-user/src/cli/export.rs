@@ -126,7 +126,9 @@ impl Export {
 
     /// Whether an endpoint was given that took nothing at all.
     pub(crate) fn failed(&self) -> bool {
-        self.last.as_ref().is_some_and(|state| state.active().any(|s| s.sent == 0 && s.dropped != 0))
+        self.last
+            .as_ref()
+            .is_some_and(|state| state.active().any(|s| s.sent == 0 && s.dropped != 0 && !s.unsupported))
     }
 
     pub(crate) fn state_json(&self) -> Value {

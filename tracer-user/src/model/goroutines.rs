@@ -193,3 +193,116 @@ impl Goroutines {
         self.tracked.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::Figures;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    fn goroutine(goid: u64) -> Goroutine {
+        Goroutine {
+            goid,
+            status: Status::Waiting,
+            wait_reason: 14,
+            wait_since_ns: 0,
+            gopc: 0x100,
+            startpc: 0x200,
+            parent_goid: 1,
+            thread_id: None,
+            locked: false,
+            system: false,
+            park: Some(Park { depth: 64, pc: 0x300, tracking: 1 }),
+            stack: crate::memory::Stack::default(),
+            torn: false,
+        }
+    }
+
+    fn snapshot(at_ns: u64, goids: impl IntoIterator<Item = u64>) -> Snapshot {
+        Snapshot {
+            taken_ns: at_ns,
+            took_ns: 1,
+            goroutines: goids.into_iter().map(goroutine).collect(),
+            torn: 0,
+            unread: 0,
+            figures: Figures::default(),
+        }
+    }
+
+    fn create(time_ns: u64, goid: u64) -> Event {
+        let kind = EventKind::GoCreate { goid, gopc: 0x100, startpc: 0x200 };
+        Event { time_ns, goid: Some(1), thread: 1, kind }
+    }
+
+    fn exit(time_ns: u64, goid: u64) -> Event {
+        let kind = EventKind::GoExit { goid, gopc: 0x100, startpc: 0x200 };
+        Event { time_ns, goid: Some(goid), thread: 1, kind }
+    }
+
+    fn ids(goroutines: &Goroutines) -> BTreeSet<u64> {
+        goroutines.iter().map(|(goid, _)| goid).collect()
+    }
+
+    #[test]
+    fn a_goroutine_from_before_attach_is_known() {
+        let mut goroutines = Goroutines::default();
+        goroutines.merge(&snapshot(10, [1, 5]), true, |_| 0);
+        let old = goroutines.get(5).unwrap();
+        assert_eq!((old.lifetime.created_ns, old.lifetime.first_seen_ns, old.gopc), (None, 10, 0x100));
+    }
+
+    #[test]
+    fn an_exit_during_the_snapshot_is_not_undone_by_it() {
+        let mut goroutines = Goroutines::default();
+        goroutines.apply(&create(5, 7));
+        goroutines.apply(&exit(12, 7));
+        goroutines.merge(&snapshot(10, [1, 7]), true, |_| 0);
+        assert_eq!(ids(&goroutines), BTreeSet::from([1]));
+    }
+
+    #[test]
+    fn parked_since_holds_as_long_as_the_park_does() {
+        let mut goroutines = Goroutines::default();
+        goroutines.merge(&snapshot(10, [5]), true, |_| 0);
+        goroutines.merge(&snapshot(20, [5]), true, |_| 0);
+        assert_eq!(goroutines.get(5).unwrap().last.as_ref().unwrap().parked_since_ns, 10);
+        let mut moved = snapshot(30, [5]);
+        moved.goroutines[0].park = Some(Park { depth: 64, pc: 0x300, tracking: 2 });
+        goroutines.merge(&moved, true, |_| 0);
+        assert_eq!(goroutines.get(5).unwrap().last.as_ref().unwrap().parked_since_ns, 30);
+    }
+
+    proptest! {
+        /// Whatever the stream lost, a snapshot sets it right; and without losses there is nothing to heal.
+        #[test]
+        fn loss_1_snapshots_heal_what_the_stream_lost(
+            steps in proptest::collection::vec((any::<bool>(), any::<prop::sample::Index>(), any::<bool>()), 0..200),
+            lossy in any::<bool>(),
+        ) {
+            let mut goroutines = Goroutines::default();
+            let mut alive: Vec<u64> = vec![1];
+            goroutines.merge(&snapshot(1, alive.clone()), true, |_| 0);
+            let mut next = 2;
+            let mut time = 2;
+            for (is_create, which, lost) in steps {
+                time += 1;
+                let event = if is_create || alive.is_empty() {
+                    alive.push(next);
+                    next += 1;
+                    create(time, next - 1)
+                } else {
+                    exit(time, alive.swap_remove(which.index(alive.len())))
+                };
+                if !(lossy && lost) {
+                    goroutines.apply(&event);
+                }
+            }
+            goroutines.merge(&snapshot(time + 1, alive.clone()), true, |_| 0);
+            prop_assert_eq!(ids(&goroutines), alive.into_iter().collect::<BTreeSet<_>>());
+            if !lossy {
+                prop_assert_eq!(goroutines.healed, 0);
+            }
+        }
+    }
+}

@@ -183,3 +183,77 @@ fn push(group: &mut Group, sample: Sample) {
     }
     group.samples.push_back(sample);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::goroutines::Goroutines;
+    use super::*;
+    use crate::memory::{Figures, Goroutine, Park, Snapshot, Status};
+
+    /// Goroutines of one site, each with the number of its park.
+    fn look(goroutines: &mut Goroutines, groups: &mut Groups, at_ns: u64, parks: &[(u64, u8)]) {
+        let stack = Stack { pcs: vec![Pc { address: 0x300, exact: true }], truncated: false };
+        let snapshot = Snapshot {
+            taken_ns: at_ns,
+            took_ns: 1,
+            goroutines: parks
+                .iter()
+                .map(|(goid, tracking)| Goroutine {
+                    goid: *goid,
+                    status: Status::Waiting,
+                    wait_reason: 14,
+                    wait_since_ns: 0,
+                    gopc: 0x100,
+                    startpc: 0x200,
+                    parent_goid: 0,
+                    thread_id: None,
+                    locked: false,
+                    system: false,
+                    park: Some(Park { depth: 64, pc: 0x300, tracking: *tracking }),
+                    stack: stack.clone(),
+                    torn: false,
+                })
+                .collect(),
+            torn: 0,
+            unread: 0,
+            figures: Figures::default(),
+        };
+        goroutines.merge(&snapshot, false, |g| groups.number(&g.stack));
+        groups.recount(goroutines, at_ns);
+    }
+
+    fn samples(groups: &Groups) -> Vec<(u64, u64)> {
+        groups.iter().next().unwrap().samples.iter().map(|s| (s.count, s.left)).collect()
+    }
+
+    #[test]
+    fn a_growing_population_that_never_moves() {
+        let (mut goroutines, mut groups) = (Goroutines::default(), Groups::default());
+        look(&mut goroutines, &mut groups, 10, &[(1, 0), (2, 0)]);
+        look(&mut goroutines, &mut groups, 20, &[(1, 0), (2, 0), (3, 0)]);
+        look(&mut goroutines, &mut groups, 30, &[(1, 0), (2, 0), (3, 0), (4, 0)]);
+        assert_eq!(samples(&groups), [(2, 0), (3, 0), (4, 0)]);
+        let group = groups.iter().next().unwrap();
+        assert_eq!((group.oldest_ns, group.left_total, group.members.len()), (10, 0, 4));
+    }
+
+    #[test]
+    fn who_wakes_and_parks_again_has_left() {
+        let (mut goroutines, mut groups) = (Goroutines::default(), Groups::default());
+        look(&mut goroutines, &mut groups, 10, &[(1, 0), (2, 0)]);
+        look(&mut goroutines, &mut groups, 20, &[(1, 0), (2, 5)]);
+        assert_eq!(samples(&groups), [(2, 0), (2, 1)]);
+    }
+
+    #[test]
+    fn who_ends_has_left_and_an_empty_group_is_forgotten_in_time() {
+        let (mut goroutines, mut groups) = (Goroutines::default(), Groups::default());
+        look(&mut goroutines, &mut groups, 10, &[(1, 0)]);
+        look(&mut goroutines, &mut groups, 20, &[]);
+        assert_eq!(samples(&groups), [(1, 0), (0, 1)]);
+        for i in 0..SAMPLES as u64 {
+            look(&mut goroutines, &mut groups, 30 + i, &[]);
+        }
+        assert_eq!(groups.iter().count(), 0);
+    }
+}

@@ -26,7 +26,7 @@ fn parse(cgroups: &str) -> Container {
         let last = bare.rsplit(['-', ':']).next().unwrap_or(bare);
         if last.len() == 64 && last.bytes().all(|b| b.is_ascii_hexdigit()) {
             container.id = Some(last.to_owned());
-        } else if let Some(at) = bare.find("pod") {
+        } else if let Some(at) = bare.rfind("pod") {
             // systemd driver: kubepods-burstable-pod1234_5678…; cgroupfs driver: pod1234-5678-…
             let uid = bare.get(at + 3..).unwrap_or_default().replace('_', "-");
             if uid.len() >= 32 && uid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') {
