@@ -15,6 +15,11 @@ pub const MAP_COUNTERS: &str = "COUNTERS";
 /// Name of the per-CPU array (one entry) that numbers the records of each CPU.
 pub const MAP_SEQUENCE: &str = "SEQUENCE";
 
+/// Name of the constant with the device of the agent's PID namespace, 0 for the initial one.
+pub const GLOBAL_PID_NAMESPACE_DEVICE: &str = "PID_NAMESPACE_DEVICE";
+/// Name of the constant with its inode.
+pub const GLOBAL_PID_NAMESPACE_INODE: &str = "PID_NAMESPACE_INODE";
+
 /// Processes that can be served at once; each owns one slot of the counter array.
 pub const MAX_PROCESSES: u32 = 64;
 /// Counter rows kept for each process: probe numbers are below this.
@@ -258,7 +263,7 @@ pub struct EventHeader {
     pub time_ns: u64,
     /// Goroutine at work, 0 if none or unknown.
     pub goid: u64,
-    /// Process, as the initial PID namespace numbers it.
+    /// Process, as the agent's PID namespace numbers it.
     pub tgid: u32,
     /// Thread, likewise.
     pub tid: u32,

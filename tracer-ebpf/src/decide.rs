@@ -360,7 +360,7 @@ pub fn crash<M: Memory>(
         GOPANIC => {
             event.type_ptr = registers.args[0];
             event.data_word = registers.args[1];
-            flags |= panic_value(memory, event);
+            flags |= panic_value(config, memory, event);
         }
         FATALPANIC => {
             let arg = registers.args[0] + u64::from(config.panic_arg);
@@ -368,7 +368,7 @@ pub fn crash<M: Memory>(
                 (Ok(type_ptr), Ok(data)) => {
                     event.type_ptr = type_ptr;
                     event.data_word = data;
-                    flags |= panic_value(memory, event);
+                    flags |= panic_value(config, memory, event);
                 }
                 _ => flags |= FLAG_PARTIAL | FLAG_VALUE_FAULTED,
             }
@@ -379,7 +379,11 @@ pub fn crash<M: Memory>(
         }
         _ => {}
     }
-    if config.flags & CONFIG_CAPTURE_TEXT != 0 && event.text_len != 0 {
+    if config.flags & CONFIG_CAPTURE_TEXT == 0 {
+        event.data_word = 0;
+        event.text_ptr = 0;
+        event.text_len = 0;
+    } else if event.text_len != 0 {
         match memory.read_text(event.text_ptr, event.text_len, &mut event.text) {
             Ok(captured) => event.text_captured = captured,
             Err(Fault) => flags |= FLAG_TEXT_FAULTED,
@@ -402,7 +406,10 @@ pub fn crash<M: Memory>(
 const MAX_BELIEVED_TEXT: u64 = 1 << 30;
 
 #[inline(always)]
-fn panic_value<M: Memory>(memory: &M, event: &mut CrashEvent) -> u8 {
+fn panic_value<M: Memory>(config: &ProcConfig, memory: &M, event: &mut CrashEvent) -> u8 {
+    if config.flags & CONFIG_CAPTURE_TEXT == 0 {
+        return 0;
+    }
     // Whether the data word points to a string is told by the type, which user space knows; the two words
     // are copied in any case, since the process will be gone by then.
     let (Ok(first), Ok(second)) = (memory.read_u64(event.data_word), memory.read_u64(event.data_word + 8))

@@ -1,7 +1,8 @@
 //! Registers and memory as the kernel hands them out.
 
+use aya_ebpf::bindings::bpf_pidns_info;
 use aya_ebpf::helpers::generated;
-use aya_ebpf::helpers::{bpf_probe_read_user, bpf_probe_read_user_buf};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, bpf_probe_read_user_buf};
 use aya_ebpf::programs::ProbeContext;
 use tracer_ebpf::MAX_TEXT;
 use tracer_ebpf::decide::{Fault, Memory, Registers, Step};
@@ -61,6 +62,38 @@ impl Memory for UserMemory {
 pub fn cookie(ctx: &ProbeContext) -> u64 {
     // SAFETY: the helper takes the context of a uprobe program.
     unsafe { generated::bpf_get_attach_cookie(ctx.regs.cast()) }
+}
+
+/// Device and inode of the agent's PID namespace, set when the programs are loaded; 0 in the initial one.
+#[unsafe(no_mangle)]
+static PID_NAMESPACE_DEVICE: u64 = 0;
+#[unsafe(no_mangle)]
+static PID_NAMESPACE_INODE: u64 = 0;
+
+/// Process and thread as the agent numbers them: in its own PID namespace. 0 for a process outside of it.
+#[inline(always)]
+pub fn current_ids() -> u64 {
+    // SAFETY: both are constants that the loader may have changed before the programs were loaded.
+    let (device, inode) = unsafe {
+        (
+            core::ptr::read_volatile(&raw const PID_NAMESPACE_DEVICE),
+            core::ptr::read_volatile(&raw const PID_NAMESPACE_INODE),
+        )
+    };
+    if inode == 0 {
+        return bpf_get_current_pid_tgid();
+    }
+    let mut ids = bpf_pidns_info { pid: 0, tgid: 0 };
+    // SAFETY: the helper (Linux 5.7) writes the struct, whose size it is given.
+    let result = unsafe {
+        generated::bpf_get_ns_current_pid_tgid(
+            device,
+            inode,
+            &raw mut ids,
+            size_of::<bpf_pidns_info>() as u32,
+        )
+    };
+    if result != 0 { 0 } else { (u64::from(ids.tgid) << 32) | u64::from(ids.pid) }
 }
 
 /// CLOCK_MONOTONIC in nanoseconds.

@@ -5,6 +5,7 @@
 //! the kernel which of the twins it can attach and loads that one. Sites are told apart by attach cookie.
 
 #![no_std]
+#![feature(asm_experimental_arch)]
 #![no_main]
 #![expect(unreachable_pub, reason = "the programs are found by section, not by path")]
 #![expect(missing_docs, reason = "the attribute macro puts undocumented functions around the programs")]

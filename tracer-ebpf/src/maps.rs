@@ -30,17 +30,58 @@ pub fn process(tgid: u32) -> Option<&'static ProcConfig> {
 }
 
 #[inline(always)]
-pub fn counters(config: &ProcConfig, probe: u8) -> Option<&'static mut ProbeCounters> {
+pub fn counters(config: &ProcConfig, probe: u8) -> Option<Counters> {
     let counters = COUNTERS.get_ptr_mut(counter_index(config.slot, probe))?;
-    // SAFETY: the row belongs to this CPU, and a program is not interrupted by another one that counts in
-    // the same row: uprobe programs run with migration off, one at a time on a CPU for one task.
-    Some(unsafe { &mut *counters })
+    // SAFETY: the kernel keeps the memory of map values valid for the length of a program run.
+    Some(Counters(unsafe { &*counters }))
+}
+
+/// One row of counters. A program may be preempted by another one on the same CPU that counts in the same
+/// row, so each step is atomic.
+#[derive(Clone, Copy)]
+pub struct Counters(&'static ProbeCounters);
+
+impl Counters {
+    #[inline(always)]
+    pub fn hit(self) {
+        add_one(&raw const self.0.hits);
+    }
+
+    #[inline(always)]
+    pub fn refused(self) {
+        add_one(&raw const self.0.refused);
+    }
+
+    #[inline(always)]
+    fn delivered(self) {
+        add_one(&raw const self.0.delivered);
+    }
+
+    #[inline(always)]
+    fn lost(self) {
+        add_one(&raw const self.0.lost_ring);
+    }
+
+    #[inline(always)]
+    fn partial(self) {
+        add_one(&raw const self.0.partial);
+    }
+}
+
+/// The BPF target has no atomic read-modify-write in `core`; this is the instruction itself.
+#[inline(always)]
+fn add_one(counter: *const u64) {
+    // SAFETY: the address is that of a counter in a live map value, aligned to 8 bytes.
+    unsafe {
+        core::arch::asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1_u64);
+    }
 }
 
 #[inline(always)]
 pub fn next_sequence() -> u32 {
     let Some(sequence) = SEQUENCE.get_ptr_mut(0) else { return 0 };
-    // SAFETY: as for the counters.
+    // SAFETY: as for the counters. Two programs that preempt each other may take the same number or swap
+    // theirs; the reader looks at how many there are between the first and the highest, not at each step.
     unsafe {
         *sequence = (*sequence).wrapping_add(1);
         *sequence
@@ -49,9 +90,9 @@ pub fn next_sequence() -> u32 {
 
 /// Reserves a record, lets `fill` write it (it says whether some read failed), hands it over, and counts.
 #[inline(always)]
-pub fn emit<T: 'static>(counters: &mut ProbeCounters, fill: impl FnOnce(&mut T) -> bool) {
+pub fn emit<T: 'static>(counters: Counters, fill: impl FnOnce(&mut T) -> bool) {
     let Some(mut entry) = EVENTS.reserve::<T>(0) else {
-        counters.lost_ring += 1;
+        counters.lost();
         return;
     };
     let record = entry.as_mut_ptr();
@@ -60,8 +101,8 @@ pub fn emit<T: 'static>(counters: &mut ProbeCounters, fill: impl FnOnce(&mut T) 
     // holds bytes of this ring's own earlier records, which its one reader has had anyway.
     let record = unsafe { &mut *record };
     if fill(record) {
-        counters.partial += 1;
+        counters.partial();
     }
     entry.submit(BPF_RB_NO_WAKEUP);
-    counters.delivered += 1;
+    counters.delivered();
 }

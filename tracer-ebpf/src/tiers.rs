@@ -1,19 +1,19 @@
 //! One body per tier: filter, count, decide, hand over.
 
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_smp_processor_id};
+use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::programs::ProbeContext;
 use tracer_ebpf::decide::{crash, current, header, is_crash, is_stacked, lifetime, plain, stacked};
 use tracer_ebpf::{
-    ABI_VERSION, CrashEvent, EventHeader, FLAG_PARTIAL, PlainEvent, Probe, ProbeCounters, ProcConfig,
-    StackEvent, TIER_T1, TIER_T2,
+    ABI_VERSION, CrashEvent, EventHeader, FLAG_PARTIAL, PlainEvent, Probe, ProcConfig, StackEvent, TIER_T1,
+    TIER_T2,
 };
 
-use crate::kernel::{UserMemory, cookie, now_ns, register, registers};
-use crate::maps::{counters, emit, next_sequence, process};
+use crate::kernel::{UserMemory, cookie, current_ids, now_ns, register, registers};
+use crate::maps::{Counters, counters, emit, next_sequence, process};
 
 struct Hit {
     config: &'static ProcConfig,
-    counters: &'static mut ProbeCounters,
+    counters: Counters,
     header: EventHeader,
     cookie: u64,
 }
@@ -21,7 +21,7 @@ struct Hit {
 /// Passes hits of watched processes whose tier is on, counted.
 #[inline(always)]
 fn filter(ctx: &ProbeContext, tier: u32) -> Option<Hit> {
-    let pid_tgid = bpf_get_current_pid_tgid();
+    let pid_tgid = current_ids();
     let config = process((pid_tgid >> 32) as u32)?;
     if config.tiers & tier == 0 {
         return None;
@@ -29,9 +29,9 @@ fn filter(ctx: &ProbeContext, tier: u32) -> Option<Hit> {
     let cookie = cookie(ctx);
     let probe = cookie as u8;
     let counters = counters(config, probe & 31)?;
-    counters.hits += 1;
+    counters.hit();
     if config.abi_version != ABI_VERSION {
-        counters.refused += 1;
+        counters.refused();
         return None;
     }
     // SAFETY: no arguments.

@@ -20,13 +20,13 @@ fn find(context: &Context<'_>) -> Option<Finding> {
     }
     let (mut total, mut selecting, mut oldest, mut newest) = (0_u64, 0_u64, u64::MAX, 0);
     for (_, tracked) in process.goroutines.iter().filter(|(_, t)| !t.system) {
-        // Waits for signals of the operating system in every program that asks for them.
-        if context.binary.function_name(tracked.startpc) == Some("os/signal.loop") {
-            continue;
-        }
         let seen = tracked.last.as_ref().filter(|seen| seen.at_ns == last)?;
         let words = context.wait_reason(seen.wait_reason);
         if !matches!(seen.status, Status::Waiting | Status::Leaked) || !WaitClass::of(words).is_blocking() {
+            // This one waits for signals of the operating system in every program that asks for them.
+            if context.binary.function_name(tracked.startpc) == Some("os/signal.loop") {
+                continue;
+            }
             return None;
         }
         total += 1;

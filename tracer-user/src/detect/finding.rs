@@ -95,11 +95,11 @@ impl SiteRef {
 /// How a population of goroutines developed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Trend {
-    /// Since when the longest parked one has been parked, CLOCK_MONOTONIC ns.
+    /// Since when the longest parked one has been parked, `CLOCK_MONOTONIC` ns.
     pub oldest_ns: u64,
     /// The runtime's words for what they wait for.
     pub wait_reason: String,
-    /// When (CLOCK_MONOTONIC ns), and how many there were, oldest first.
+    /// When (`CLOCK_MONOTONIC` ns), and how many there were, oldest first.
     pub samples: Vec<(u64, u64)>,
 }
 

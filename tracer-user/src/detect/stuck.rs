@@ -4,12 +4,12 @@
 //! context. That the client has gone shows in the server itself: while a handler runs, a goroutine
 //! (`net/http.(*connReader).backgroundRead`) watches its connection, and ends when the client leaves.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::finding::{Degree, Finding, Role};
 use super::sites::{Context, blocked_frame, counted, duration, is_machinery, readable, short, site};
 use crate::binary::Frame;
-use crate::model::Group;
+use crate::model::{Group, GroupKey};
 
 /// Waiters of one pool that are a finding.
 const LEAST_WAITERS: u64 = 3;
@@ -50,6 +50,7 @@ struct Stuck<'a> {
 
 pub(super) fn detect(context: &Context<'_>) -> Vec<Finding> {
     let watched = watched_connections(context);
+    let settled = settled(context);
     let mut pools: BTreeMap<String, Stuck<'_>> = BTreeMap::new();
     let mut handlers: BTreeMap<String, Stuck<'_>> = BTreeMap::new();
     for group in context.process.groups.iter().filter(|g| g.count() > 0) {
@@ -63,7 +64,7 @@ pub(super) fn detect(context: &Context<'_>) -> Vec<Finding> {
             .take_while(|f| !is_handler_boundary(f))
             .find(|f| takes_from_pool(&f.function))
             .cloned();
-        let members = members(context, group);
+        let members = settled.get(&group.key).cloned().unwrap_or_default();
         let (map, site) = match pool {
             Some(pool) => (&mut pools, pool),
             None if is_http_handler(&frames) => (&mut handlers, blocked),
@@ -100,37 +101,35 @@ fn is_handler_boundary(frame: &Frame) -> bool {
     frame.function == "net/http.HandlerFunc.ServeHTTP" || frame.function == "net/http.serverHandler.ServeHTTP"
 }
 
-/// Members of a group that have not moved for the threshold: when they parked, and who.
-fn members(context: &Context<'_>, group: &Group) -> Vec<(u64, u64)> {
+/// Goroutines that have not moved for the threshold, by group: when they parked, and who.
+fn settled(context: &Context<'_>) -> HashMap<GroupKey, Vec<(u64, u64)>> {
     let limit = context.now_ns.saturating_sub(context.thresholds.stuck_ns);
-    context
-        .process
-        .goroutines
-        .iter()
-        .filter_map(|(goid, tracked)| {
-            let seen = tracked.last.as_ref()?;
-            let same = tracked.gopc == group.key.gopc
-                && seen.stack == group.key.stack
-                && seen.wait_reason == group.key.wait_reason
-                && seen.park.is_some();
-            (same && seen.parked_since_ns <= limit).then_some((seen.parked_since_ns, goid))
-        })
-        .collect()
+    let mut settled: HashMap<GroupKey, Vec<(u64, u64)>> = HashMap::new();
+    for (goid, tracked) in context.process.goroutines.iter() {
+        let Some(seen) = &tracked.last else { continue };
+        if seen.park.is_some() && seen.parked_since_ns <= limit {
+            let key = GroupKey { gopc: tracked.gopc, wait_reason: seen.wait_reason, stack: seen.stack };
+            settled.entry(key).or_default().push((seen.parked_since_ns, goid));
+        }
+    }
+    settled
 }
 
 /// Handlers whose connection is still being watched: the client is there.
 fn watched_connections(context: &Context<'_>) -> HashSet<u64> {
-    context
-        .process
-        .goroutines
-        .iter()
-        .filter(|(_, tracked)| {
+    let mut watchers: HashMap<u64, bool> = HashMap::new();
+    let mut watched = HashSet::new();
+    for (_, tracked) in context.process.goroutines.iter() {
+        let is_watcher = *watchers.entry(tracked.gopc).or_insert_with(|| {
             context
                 .creation(tracked.gopc)
                 .is_some_and(|f| f.function == "net/http.(*connReader).startBackgroundRead")
-        })
-        .map(|(_, tracked)| tracked.parent)
-        .collect()
+        });
+        if is_watcher {
+            watched.insert(tracked.parent);
+        }
+    }
+    watched
 }
 
 fn broken(context: &Context<'_>, mut stuck: Stuck<'_>, watched: &HashSet<u64>) -> Option<Finding> {

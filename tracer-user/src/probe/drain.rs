@@ -91,8 +91,8 @@ struct Worker {
     check_procid: bool,
     /// Called whenever the ring was emptied.
     on_tick: Box<dyn FnMut() + Send>,
-    /// Last number seen of each CPU.
-    sequences: HashMap<u16, u32>,
+    /// Numbers seen of each CPU.
+    sequences: HashMap<u16, Numbers>,
     seen: Arc<Mutex<Seen>>,
     pending: Vec<Event>,
 }
@@ -128,11 +128,13 @@ impl Worker {
                 if self.check_procid && needs_procid(decoded.probe) && !decoded.procid_matches {
                     seen.procid_mismatches += 1;
                 }
-                if let Some(before) = self.sequences.insert(decoded.cpu, decoded.sequence) {
-                    seen.gaps += u64::from(decoded.sequence.wrapping_sub(before).wrapping_sub(1));
-                }
+                self.sequences
+                    .entry(decoded.cpu)
+                    .or_insert(Numbers::new(decoded.sequence))
+                    .take(decoded.sequence);
                 self.pending.push(decoded.event);
             }
+            seen.gaps = self.sequences.values().map(Numbers::missing).sum();
             self.add(&seen);
             if self.pending.is_empty() {
                 return true;
@@ -167,13 +169,61 @@ impl Worker {
         for (probe, count) in &new.received {
             *seen.received.entry(*probe).or_default() += count;
         }
-        seen.gaps += new.gaps;
+        seen.gaps = new.gaps;
         seen.undecodable += new.undecodable;
         seen.procid_mismatches += new.procid_mismatches;
+    }
+}
+
+/// The numbers of one CPU's records. They may come a little out of order, or twice, where programs preempted
+/// each other; what counts is how many there are up to the highest.
+#[derive(Clone, Copy, Debug)]
+struct Numbers {
+    highest: u32,
+    span: u64,
+    received: u64,
+}
+
+impl Numbers {
+    const fn new(first: u32) -> Self {
+        Self { highest: first.wrapping_sub(1), span: 0, received: 0 }
+    }
+
+    const fn take(&mut self, number: u32) {
+        self.received += 1;
+        let ahead = number.wrapping_sub(self.highest);
+        // More than half the range ahead is behind.
+        if ahead != 0 && ahead < 1 << 31 {
+            self.span += ahead as u64;
+            self.highest = number;
+        }
+    }
+
+    const fn missing(&self) -> u64 {
+        self.span.saturating_sub(self.received)
     }
 }
 
 /// T2's sites read no M.
 const fn needs_procid(probe: Probe) -> bool {
     !matches!(probe, Probe::GoCreate | Probe::GoExit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Numbers;
+
+    fn missing(numbers: &[u32]) -> u64 {
+        let mut seen = Numbers::new(numbers[0]);
+        numbers.iter().for_each(|number| seen.take(*number));
+        seen.missing()
+    }
+
+    #[test]
+    fn loss_1_gaps_are_what_is_missing_up_to_the_highest() {
+        assert_eq!(missing(&[5, 6, 7]), 0);
+        assert_eq!(missing(&[5, 9]), 3);
+        assert_eq!(missing(&[5, 7, 6, 8]), 0, "swapped by preemption");
+        assert_eq!(missing(&[u32::MAX, 0, 2]), 1, "the numbers wrap");
+    }
 }

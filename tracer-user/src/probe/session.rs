@@ -1,6 +1,7 @@
 //! A set of probes on one process, from attach to the last record.
 
 use std::num::NonZeroU32;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,7 +11,8 @@ use aya::programs::UProbe;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::{Ebpf, EbpfLoader};
 use tracer_ebpf::{
-    MAP_COUNTERS, MAP_EVENTS, MAP_PROCESSES, ProbeCounters, ProcConfig, TIER_T1, TIER_T2, cookie,
+    GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_COUNTERS, MAP_EVENTS, MAP_PROCESSES,
+    ProbeCounters, ProcConfig, TIER_T1, TIER_T2, cookie,
 };
 
 use super::config::{Wire, config};
@@ -106,8 +108,11 @@ impl Session {
         let kind = kernel.links.ok_or(ProbeError::NotPermitted { what: "load a BPF program" })?;
         let error =
             |what, e: &(dyn std::error::Error + 'static)| ProbeError::from_aya(what, &kernel.release, e);
+        let namespace = pid_namespace();
         let mut ebpf = EbpfLoader::new()
             .map_max_entries(MAP_EVENTS, options.ring_bytes)
+            .override_global(GLOBAL_PID_NAMESPACE_DEVICE, &namespace.0, true)
+            .override_global(GLOBAL_PID_NAMESPACE_INODE, &namespace.1, true)
             .load(object()?)
             .map_err(|e| error("load the eBPF object", &e))?;
 
@@ -240,6 +245,16 @@ fn log_lines(ebpf: &mut Ebpf) -> Box<dyn FnMut() + Send> {
 #[cfg(not(feature = "bpf-log"))]
 fn log_lines(_ebpf: &mut Ebpf) -> Box<dyn FnMut() + Send> {
     Box::new(|| {})
+}
+
+/// Device and inode of our PID namespace, zeros in the initial one: the programs then need not translate.
+fn pid_namespace() -> (u64, u64) {
+    /// `PROC_PID_INIT_INO`, include/linux/proc_ns.h.
+    const INITIAL: u64 = 0xEFFF_FFFC;
+    match std::fs::metadata("/proc/self/ns/pid") {
+        Ok(meta) if meta.ino() != INITIAL => (meta.dev(), meta.ino()),
+        _ => (0, 0),
+    }
 }
 
 fn kernel_error(what: &'static str, kernel: &Kernel, why: String) -> ProbeError {
