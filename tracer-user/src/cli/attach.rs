@@ -29,21 +29,23 @@ pub(crate) fn run(args: &AttachArgs) -> Result<ExitCode, Failure> {
     let mut attach = Attach { args, watcher, export };
     attach.announce();
     let end = args.duration.map(|d| Instant::now() + d);
-    loop {
+    let ends = loop {
         let notices = attach.watcher.step();
         attach.tell_events();
-        let ended = notices.iter().any(|n| matches!(n, Notice::Ended(_)));
+        // The end is told after what led to it, which may still be in the ring.
+        let (ends, notices): (Vec<_>, Vec<_>) = notices.into_iter().partition(|n| matches!(n, Notice::Ended(_)));
         attach.tell(&notices);
         if let Some(trouble) = attach.export.tick(&attach.watcher) {
             attach.note("export", &trouble);
         }
-        if ended || stop.load(Ordering::Acquire) || end.is_some_and(|end| Instant::now() >= end) {
-            break;
+        if !ends.is_empty() || stop.load(Ordering::Acquire) || end.is_some_and(|end| Instant::now() >= end) {
+            break ends;
         }
-    }
+    };
     let (summary, notices) = attach.watcher.finish();
     attach.tell_events();
     attach.tell(&notices);
+    attach.tell(&ends);
     attach.export.close(&attach.watcher, &summary, FLUSH);
     attach.summarize(&summary);
     Ok(if attach.export.failed() { ExitCode::from(BACKEND) } else { ExitCode::SUCCESS })
