@@ -3,5 +3,5 @@
 mod budget;
 mod watcher;
 
-pub use budget::{Demotion, TRAP_NS};
+pub use budget::{Demotion, TRAP_NS, trap_ns};
 pub use watcher::{Notice, Options, Summary, WatchError, Watcher};

@@ -55,8 +55,10 @@ const STEP: Duration = Duration::from_millis(20);
 pub enum Notice {
     /// A finding changed; look it up by key.
     Finding(String, Change),
-    /// Creations and exits are no longer observed, because they cost too much.
+    /// Some probes were taken off, because they cost too much.
     Demoted(Demotion),
+    /// A tier of probes is off, because it could not be put back without those that cost too much.
+    ProbesLost(String),
     /// A snapshot could not be taken.
     SnapshotFailed(String),
     /// The process ended.
@@ -242,14 +244,18 @@ impl Watcher {
     }
 
     fn keep_budget(&mut self, notices: &mut Vec<Notice>) {
-        if self.session.detacher().tiers() & TIER_T2 == 0 {
-            return;
-        }
-        let hits = self.session.accounting().total().hits;
-        if let Some(demotion) = self.budget.look(hits) {
-            self.session.detacher().detach(TIER_T2);
-            self.process.end_lifetimes();
-            notices.push(Notice::Demoted(demotion));
+        let accounting = self.session.accounting();
+        let hits = accounting.probes.iter().map(|(probe, account)| (*probe, account.hits));
+        let Some(demotion) = self.budget.look(hits) else { return };
+        match self.session.take_off(&demotion.probes) {
+            Ok(()) => {
+                if self.session.detacher().tiers() & TIER_T2 == 0 {
+                    self.process.end_lifetimes();
+                }
+                notices.push(Notice::Demoted(demotion));
+            }
+            // The tier is off as a whole then: dearer than wanted in knowledge, not in cost.
+            Err(error) => notices.push(Notice::ProbesLost(error.to_string())),
         }
     }
 

@@ -4,13 +4,15 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use gotrail::agent::{Notice, Summary, TRAP_NS, Watcher};
+use gotrail::agent::{Notice, Summary, TRAP_NS, Watcher, trap_ns};
 use gotrail::detect::{Change, State};
 use gotrail::memory::monotonic_ns;
 use gotrail::model::{GcTrigger, PauseSum, StwReason, WaitClass};
+use gotrail::probe::Accounting;
 use gotrail::target::Target;
 use gotrail::text::{bytes, duration, printable};
 use serde_json::{Value, json};
+use tracer_ebpf::Probe;
 
 use super::args::{AttachArgs, Format};
 use super::export::Export;
@@ -33,7 +35,8 @@ pub(crate) fn run(args: &AttachArgs) -> Result<ExitCode, Failure> {
         let notices = attach.watcher.step();
         attach.tell_events();
         // The end is told after what led to it, which may still be in the ring.
-        let (ends, notices): (Vec<_>, Vec<_>) = notices.into_iter().partition(|n| matches!(n, Notice::Ended(_)));
+        let (ends, notices): (Vec<_>, Vec<_>) =
+            notices.into_iter().partition(|n| matches!(n, Notice::Ended(_)));
         attach.tell(&notices);
         if let Some(trouble) = attach.export.tick(&attach.watcher) {
             attach.note("export", &trouble);
@@ -115,14 +118,17 @@ impl Attach<'_> {
             match notice {
                 Notice::Finding(key, change) => self.tell_finding(key, *change),
                 Notice::Demoted(demotion) => {
+                    let names: Vec<&str> = demotion.probes.iter().map(|probe| probe.name()).collect();
                     let text = format!(
-                        "goroutine creations and exits are no longer observed one by one: {:.0} hits a second would cost {:.1} % of the process's CPU time, the budget is {:.1} %; snapshots go on",
+                        "no longer observed: {}; {:.0} hits a second bring the cost of all probes to {:.1} % of the process's CPU time, the budget is {:.1} %; the other probes and the snapshots go on",
+                        names.join(", "),
                         demotion.hits_per_second,
                         demotion.predicted * 100.0,
                         demotion.budget * 100.0
                     );
                     self.note("demoted", &text);
                 }
+                Notice::ProbesLost(why) => self.note("probes_lost", &format!("probes are off: {why}")),
                 Notice::SnapshotFailed(why) => {
                     self.note("snapshot_failed", &format!("a snapshot failed: {why}"));
                 }
@@ -280,14 +286,15 @@ impl Attach<'_> {
         );
     }
 
-    /// What the probes cost the target, by hits times the cost of a trap.
+    /// What the probes cost the target, by hits times what a hit of each costs.
     fn cost(&self, summary: &Summary) -> Value {
-        let hits = summary.accounting.total().hits;
+        let predicted = predicted_ns(&summary.accounting);
         json!({
-            "hits": hits,
+            "hits": summary.accounting.total().hits,
             "assumed_ns_per_hit": TRAP_NS,
-            "predicted_ns": hits * TRAP_NS,
-            "predicted_share_of_one_cpu": (hits * TRAP_NS) as f64 / nanos(summary.watched).max(1) as f64,
+            "assumed_ns_per_hit_with_stack": trap_ns(Probe::Gopanic),
+            "predicted_ns": predicted,
+            "predicted_share_of_one_cpu": predicted as f64 / nanos(summary.watched).max(1) as f64,
             "last_snapshot_ns": nanos(self.watcher.last_snapshot_took()),
         })
     }
@@ -378,9 +385,10 @@ impl Attach<'_> {
             duration(nanos(summary.detached_in))
         );
         println!(
-            "  cost: about {:.3} % of one CPU by hits (at {} each); last snapshot took {} of gotrail's own time",
-            (total.hits * TRAP_NS) as f64 * 100.0 / nanos(summary.watched).max(1) as f64,
+            "  cost: about {:.3} % of one CPU by hits (at {} each, {} with a stack); last snapshot took {} of gotrail's own time",
+            predicted_ns(accounting) as f64 * 100.0 / nanos(summary.watched).max(1) as f64,
             duration(TRAP_NS),
+            duration(trap_ns(Probe::Gopanic)),
             duration(nanos(self.watcher.last_snapshot_took()))
         );
         let dropped = process.dropped + process.groups.dropped + process.goroutines.untracked;
@@ -395,4 +403,8 @@ impl Attach<'_> {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+fn predicted_ns(accounting: &Accounting) -> u64 {
+    accounting.probes.iter().map(|(probe, account)| account.hits * trap_ns(*probe)).sum()
 }

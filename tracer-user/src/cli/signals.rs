@@ -41,7 +41,7 @@ pub(crate) fn watch(detacher: Detacher) -> Result<Arc<AtomicBool>, Failure> {
                     }
                     let detacher = detacher.clone();
                     // On another thread, so that a second signal is heard while the kernel takes its time.
-                    std::thread::spawn(move || detacher.detach(u32::MAX));
+                    std::thread::spawn(move || detacher.close());
                 }
             });
         })

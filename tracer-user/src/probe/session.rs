@@ -2,14 +2,16 @@
 
 use std::num::NonZeroU32;
 use std::os::unix::fs::MetadataExt as _;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, PerCpuArray, RingBuf};
-use aya::programs::UProbe;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
+use aya::programs::{ProgramError, UProbe};
 use aya::{Ebpf, EbpfLoader};
+use tracer_ebpf::Probe;
 use tracer_ebpf::{
     GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_COUNTERS, MAP_EVENTS, MAP_PROCESSES,
     ProbeCounters, ProcConfig, TIER_T1, TIER_T2, cookie,
@@ -21,7 +23,7 @@ use super::error::ProbeError;
 use super::kernel::{Kernel, Links};
 use super::losses::{Accounting, read};
 use super::object::object;
-use crate::binary::{GoBinary, Plan, Site};
+use crate::binary::{GoBinary, Plan, Site, Unavailable};
 use crate::memory::{LiveMemory, Reader as _};
 use crate::model::Event;
 use crate::target::Target;
@@ -53,6 +55,7 @@ pub type Stream = Receiver<Vec<Event>>;
 #[derive(Clone, Debug, Default)]
 pub struct Detacher {
     links: Arc<Mutex<Vec<(u32, UProbeLink)>>>,
+    closed: Arc<AtomicBool>,
 }
 
 impl Detacher {
@@ -71,6 +74,23 @@ impl Detacher {
         });
     }
 
+    fn add(&self, tier: u32, link: UProbeLink) {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who took the probes off for good meanwhile is not overruled.
+        if self.closed.load(Ordering::Acquire) {
+            drop(links);
+            drop(link);
+        } else {
+            links.push((tier, link));
+        }
+    }
+
+    /// Takes off all probes for good: none is put back.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.detach(u32::MAX);
+    }
+
     /// The tiers that are on.
     #[must_use]
     pub fn tiers(&self) -> u32 {
@@ -86,6 +106,8 @@ pub struct Session {
     kind: Links,
     drain: Drain,
     plan: Plan,
+    target: Target,
+    bias: u64,
     attached_in: Duration,
 }
 
@@ -129,41 +151,63 @@ impl Session {
 
         check(target, bias, &plan)?;
         let mut links = Vec::new();
-        for (tier, multi, single) in [(TIER_T1, "t1_multi", "t1_single"), (TIER_T2, "t2_multi", "t2_single")]
-        {
+        for tier in [TIER_T1, TIER_T2] {
             let sites: Vec<&Site> = plan.tier(tier).collect();
             if options.tiers & tier == 0 || sites.is_empty() {
                 continue;
             }
-            let name = if kind == Links::Single { single } else { multi };
-            let program: &mut UProbe = ebpf
-                .program_mut(name)
-                .ok_or_else(|| {
-                    kernel_error("find a program", &kernel, format!("no {name} in the eBPF object"))
-                })?
-                .try_into()
-                .map_err(|e: aya::programs::ProgramError| error("find a program", &e))?;
-            program.load().map_err(|e| error("load a program", &e))?;
-            let points = sites.iter().map(|site| UProbeAttachPoint {
-                location: UProbeAttachLocation::AbsoluteOffset(site.file_offset),
-                cookie: Some(cookie(site.probe, site.register)),
-            });
-            let scope = match (kind, NonZeroU32::new(target.pid())) {
-                (Links::MultiScoped | Links::Single, Some(pid)) => UProbeScope::OneProcess(pid),
-                _ => UProbeScope::AllProcesses,
-            };
-            let id = program
-                .attach(points, target.exe_path(), scope)
-                .map_err(|e| error("attach the probes", &e))?;
-            links.push((tier, program.take_link(id).map_err(|e| error("hold the probes", &e))?));
+            load(&mut ebpf, tier, kind, &kernel)?;
+            links.push((tier, link(&mut ebpf, tier, &sites, target, kind, &kernel)?));
         }
         // The thread ids that the runtime keeps are those of its own PID namespace.
         let same_namespace = target.inner_pid == target.pid();
         let (drain, stream) = Drain::start(ring, bias, same_namespace, log_lines(&mut ebpf))
             .map_err(|e| kernel_error("start the drain", &kernel, e.to_string()))?;
-        let links = Detacher { links: Arc::new(Mutex::new(links)) };
-        let session = Self { ebpf, links, kind, drain, plan, attached_in: begun.elapsed() };
+        let links = Detacher { links: Arc::new(Mutex::new(links)), closed: Arc::default() };
+        let session = Self {
+            ebpf,
+            links,
+            kind,
+            drain,
+            plan,
+            target: target.clone(),
+            bias,
+            attached_in: begun.elapsed(),
+        };
         Ok((session, stream))
+    }
+
+    /// Takes some probes off and leaves the others on. Those of the second tier go together. A link can't be
+    /// changed: that of the first tier is dropped and made anew, and what is hit in between is not seen.
+    ///
+    /// # Errors
+    /// [`ProbeError`] if the rest can't be put back; the tier is off then.
+    pub fn take_off(&mut self, probes: &[Probe]) -> Result<(), ProbeError> {
+        if probes.iter().any(|probe| probe.tier() == TIER_T2) {
+            self.links.detach(TIER_T2);
+        }
+        let before = self.plan.sites.len();
+        self.plan.sites.retain(|site| !probes.contains(&site.probe));
+        let lost = probes.iter().map(|probe| Unavailable {
+            probe: *probe,
+            why: "taken off: it is hit too often for the budget".to_owned(),
+            lost: true,
+        });
+        self.plan.unavailable.extend(lost);
+        let sites: Vec<&Site> = self.plan.tier(TIER_T1).collect();
+        let changed = before != self.plan.sites.len() && probes.iter().any(|p| p.tier() == TIER_T1);
+        if !changed || self.links.tiers() & TIER_T1 == 0 {
+            return Ok(());
+        }
+        self.links.detach(TIER_T1);
+        if sites.is_empty() {
+            return Ok(());
+        }
+        let kernel = Kernel::probe();
+        check(&self.target, self.bias, &self.plan)?;
+        let made = link(&mut self.ebpf, TIER_T1, &sites, &self.target, self.kind, &kernel)?;
+        self.links.add(TIER_T1, made);
+        Ok(())
     }
 
     /// How the probes are linked.
@@ -194,7 +238,7 @@ impl Session {
     /// took to go.
     pub fn detach(&mut self) -> Duration {
         let begun = Instant::now();
-        self.links.detach(u32::MAX);
+        self.links.close();
         let took = begun.elapsed();
         self.drain.finish();
         took
@@ -245,6 +289,55 @@ fn log_lines(ebpf: &mut Ebpf) -> Box<dyn FnMut() + Send> {
 #[cfg(not(feature = "bpf-log"))]
 fn log_lines(_ebpf: &mut Ebpf) -> Box<dyn FnMut() + Send> {
     Box::new(|| {})
+}
+
+/// The program of a tier, by how it is linked.
+fn program<'a>(
+    ebpf: &'a mut Ebpf,
+    tier: u32,
+    kind: Links,
+    kernel: &Kernel,
+) -> Result<&'a mut UProbe, ProbeError> {
+    let name = match (tier, kind) {
+        (TIER_T1, Links::Single) => "t1_single",
+        (TIER_T1, _) => "t1_multi",
+        (_, Links::Single) => "t2_single",
+        _ => "t2_multi",
+    };
+    ebpf.program_mut(name)
+        .ok_or_else(|| kernel_error("find a program", kernel, format!("no {name} in the eBPF object")))?
+        .try_into()
+        .map_err(|e: ProgramError| ProbeError::from_aya("find a program", &kernel.release, &e))
+}
+
+fn load(ebpf: &mut Ebpf, tier: u32, kind: Links, kernel: &Kernel) -> Result<(), ProbeError> {
+    program(ebpf, tier, kind, kernel)?
+        .load()
+        .map_err(|e| ProbeError::from_aya("load a program", &kernel.release, &e))
+}
+
+/// Puts the loaded program of a tier onto its sites.
+fn link(
+    ebpf: &mut Ebpf,
+    tier: u32,
+    sites: &[&Site],
+    target: &Target,
+    kind: Links,
+    kernel: &Kernel,
+) -> Result<UProbeLink, ProbeError> {
+    let program = program(ebpf, tier, kind, kernel)?;
+    let points = sites.iter().map(|site| UProbeAttachPoint {
+        location: UProbeAttachLocation::AbsoluteOffset(site.file_offset),
+        cookie: Some(cookie(site.probe, site.register)),
+    });
+    let scope = match (kind, NonZeroU32::new(target.pid())) {
+        (Links::MultiScoped | Links::Single, Some(pid)) => UProbeScope::OneProcess(pid),
+        _ => UProbeScope::AllProcesses,
+    };
+    let id = program
+        .attach(points, target.exe_path(), scope)
+        .map_err(|e| ProbeError::from_aya("attach the probes", &kernel.release, &e))?;
+    program.take_link(id).map_err(|e| ProbeError::from_aya("hold the probes", &kernel.release, &e))
 }
 
 /// Device and inode of our PID namespace, zeros in the initial one: the programs then need not translate.
