@@ -12,5 +12,6 @@
 
 pub mod abi;
 pub mod decide;
+pub mod walk;
 
 pub use abi::*;

@@ -342,7 +342,7 @@ fn link(
 
 /// Device and inode of our PID namespace, zeros in the initial one: the programs then need not translate.
 fn pid_namespace() -> (u64, u64) {
-    /// `PROC_PID_INIT_INO`, include/linux/proc_ns.h.
+    /// `PROC_PID_INIT_INO`, `include/linux/proc_ns.h`.
     const INITIAL: u64 = 0xEFFF_FFFC;
     match std::fs::metadata("/proc/self/ns/pid") {
         Ok(meta) if meta.ino() != INITIAL => (meta.dev(), meta.ino()),
