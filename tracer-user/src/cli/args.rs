@@ -29,6 +29,9 @@ pub(crate) enum Command {
     Dump(DumpArgs),
     /// List the Go processes of this host
     Ps(PsArgs),
+    /// Tell what is known of an executable: build, layout, probe sites, and who tunes the runtime by hand
+    #[command(after_help = "Examples:\n  gotrail inspect 4711\n  gotrail inspect ./server --format json")]
+    Inspect(InspectArgs),
     /// Tell what this host, and a process, let gotrail do, and why not
     Doctor(DoctorArgs),
 }
@@ -154,6 +157,15 @@ pub(crate) struct DumpArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct PsArgs {
+    /// Form of the answer
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub(crate) format: Format,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// Process, or path of an executable
+    pub(crate) target: String,
     /// Form of the answer
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub(crate) format: Format,

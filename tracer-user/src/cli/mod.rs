@@ -16,6 +16,7 @@ mod export;
 mod export;
 mod failure;
 mod human;
+mod inspect;
 mod json;
 mod ps;
 mod signals;
@@ -40,6 +41,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Dump(args) => dump::run(&args),
         Command::Ps(args) => ps::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
     };
     match result {
         Ok(code) => code,
