@@ -17,6 +17,12 @@ pub enum Hazard {
     SetGcPercent,
     /// `runtime.GOMAXPROCS`.
     Gomaxprocs,
+    /// `runtime/debug.FreeOSMemory`: a forced collection, and all free memory given back.
+    FreeOsMemory,
+    /// `runtime/debug.SetMemoryLimit`.
+    SetMemoryLimit,
+    /// `runtime/debug.SetMaxThreads`.
+    SetMaxThreads,
 }
 
 impl Hazard {
@@ -27,6 +33,9 @@ impl Hazard {
             Self::Gc => "runtime.GC",
             Self::SetGcPercent => "debug.SetGCPercent",
             Self::Gomaxprocs => "runtime.GOMAXPROCS",
+            Self::FreeOsMemory => "debug.FreeOSMemory",
+            Self::SetMemoryLimit => "debug.SetMemoryLimit",
+            Self::SetMaxThreads => "debug.SetMaxThreads",
         }
     }
 }
@@ -57,13 +66,19 @@ pub struct CallSite {
     pub in_standard_library: bool,
 }
 
-/// Targets: the function called, and how it is reported. `SetGCPercent` is small enough to be inlined, so
-/// its callee is looked for as well.
-const TARGETS: [(&str, Hazard); 4] = [
+/// Targets: the function called, and how it is reported. Those of
+/// runtime/debug are small enough to be inlined, so their callees are looked for as well.
+const TARGETS: [(&str, Hazard); 10] = [
     ("runtime.GC", Hazard::Gc),
     ("runtime.GOMAXPROCS", Hazard::Gomaxprocs),
     ("runtime/debug.SetGCPercent", Hazard::SetGcPercent),
     ("runtime/debug.setGCPercent", Hazard::SetGcPercent),
+    ("runtime/debug.FreeOSMemory", Hazard::FreeOsMemory),
+    ("runtime/debug.freeOSMemory", Hazard::FreeOsMemory),
+    ("runtime/debug.SetMemoryLimit", Hazard::SetMemoryLimit),
+    ("runtime/debug.setMemoryLimit", Hazard::SetMemoryLimit),
+    ("runtime/debug.SetMaxThreads", Hazard::SetMaxThreads),
+    ("runtime/debug.setMaxThreads", Hazard::SetMaxThreads),
 ];
 
 /// Finds all direct calls, in address order.
@@ -156,7 +171,7 @@ fn site(
     }
     let caller = frames.iter().find(|frame| !frame.function.starts_with("runtime/debug."))?.clone();
     let argument = match (hazard, first_argument) {
-        (Hazard::Gc, _) => Argument::None,
+        (Hazard::Gc | Hazard::FreeOsMemory, _) => Argument::None,
         // An int32 in a register whose upper half is free.
         (Hazard::SetGcPercent, Argument::Constant(value)) => Argument::Constant(i64::from(value as i32)),
         (_, argument) => argument,
