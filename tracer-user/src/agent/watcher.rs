@@ -9,7 +9,9 @@ use tracer_ebpf::{TIER_T1, TIER_T2};
 
 use super::budget::{Budget, Demotion};
 use crate::binary::{BinaryError, CallSite, GoBinary};
-use crate::detect::{Change, Context, Ledger, SiteRef, Thresholds, caller_site, examine};
+use crate::detect::{
+    Change, Context, Ledger, SiteRef, Thresholds, caller_site, examine, watched_connections,
+};
 use crate::memory::{ReadError, Runtime, RuntimeError, Symbolizer, monotonic_ns};
 use crate::model::{CallStack, Process};
 use crate::probe::{Accounting, Detacher, ProbeError, Session, Stream};
@@ -236,7 +238,11 @@ impl Watcher {
         let pause = self.options.snapshot_every.max(self.last_snapshot_took * SNAPSHOT_SHARE);
         self.next_snapshot = Instant::now() + pause;
         match result {
-            Ok(snapshot) => self.process.merge(&snapshot),
+            Ok(snapshot) => {
+                self.process.merge(&snapshot);
+                let watched = watched_connections(&self.process, &self.binary, &self.symbolizer);
+                self.process.mark_watched(watched);
+            }
             // Its end is told by the watch.
             Err(RuntimeError::Read { source: ReadError::Gone, .. }) => {}
             Err(error) => notices.push(Notice::SnapshotFailed(error.to_string())),

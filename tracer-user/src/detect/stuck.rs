@@ -4,12 +4,14 @@
 //! context. That the client has gone shows in the server itself: while a handler runs, a goroutine
 //! (`net/http.(*connReader).backgroundRead`) watches its connection, and ends when the client leaves.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::finding::{Degree, Finding, Role};
 use super::sites::{Context, blocked_frame, counted, duration, is_machinery, readable, short, site};
-use crate::binary::Frame;
-use crate::model::{Group, GroupKey};
+use crate::binary::{Frame, GoBinary};
+use crate::memory::{Pc, Symbolizer};
+use crate::model::{Group, GroupKey, Process};
 
 /// Waiters of one pool that are a finding.
 const LEAST_WAITERS: u64 = 3;
@@ -49,7 +51,6 @@ struct Stuck<'a> {
 }
 
 pub(super) fn detect(context: &Context<'_>) -> Vec<Finding> {
-    let watched = watched_connections(context);
     let settled = settled(context);
     let mut pools: BTreeMap<String, Stuck<'_>> = BTreeMap::new();
     let mut handlers: BTreeMap<String, Stuck<'_>> = BTreeMap::new();
@@ -93,7 +94,7 @@ pub(super) fn detect(context: &Context<'_>) -> Vec<Finding> {
         .collect();
     let mut findings: Vec<Finding> =
         pools.into_values().filter_map(|stuck| exhausted(context, stuck, &holders)).collect();
-    findings.extend(handlers.into_values().filter_map(|stuck| broken(context, stuck, &watched)));
+    findings.extend(handlers.into_values().filter_map(|stuck| broken(context, stuck)));
     findings
 }
 
@@ -115,14 +116,20 @@ fn settled(context: &Context<'_>) -> HashMap<GroupKey, Vec<(u64, u64)>> {
     settled
 }
 
-/// Handlers whose connection is still being watched: the client is there.
-fn watched_connections(context: &Context<'_>) -> HashSet<u64> {
+/// Goroutines whose connection net/http watches: the client was there at the last snapshot.
+#[must_use]
+pub fn watched_connections(
+    process: &Process,
+    binary: &GoBinary,
+    symbolizer: &RefCell<Symbolizer>,
+) -> HashSet<u64> {
+    let mut symbolizer = symbolizer.borrow_mut();
     let mut watchers: HashMap<u64, bool> = HashMap::new();
     let mut watched = HashSet::new();
-    for (_, tracked) in context.process.goroutines.iter() {
+    for (_, tracked) in process.goroutines.iter() {
         let is_watcher = *watchers.entry(tracked.gopc).or_insert_with(|| {
-            context
-                .creation(tracked.gopc)
+            symbolizer
+                .innermost(binary, Pc { address: tracked.gopc, exact: false })
                 .is_some_and(|f| f.function == "net/http.(*connReader).startBackgroundRead")
         });
         if is_watcher {
@@ -132,23 +139,38 @@ fn watched_connections(context: &Context<'_>) -> HashSet<u64> {
     watched
 }
 
-fn broken(context: &Context<'_>, mut stuck: Stuck<'_>, watched: &HashSet<u64>) -> Option<Finding> {
-    stuck.members.retain(|(_, goid)| !watched.contains(goid));
+fn broken(context: &Context<'_>, mut stuck: Stuck<'_>) -> Option<Finding> {
+    let (_, now) = context.process.observed?;
+    let watched_ns = |goid: u64| context.process.goroutines.get(goid).map_or(0, |t| t.watched_ns);
+    stuck.members.retain(|(_, goid)| watched_ns(*goid) < now);
     stuck.members.sort_unstable();
     let (oldest, _) = *stuck.members.first()?;
     let count = stuck.members.len() as u64;
+    // The client was there while the handler was parked already, and is not any more.
+    let left = stuck.members.iter().filter(|(since, goid)| watched_ns(*goid) >= *since).count() as u64;
     let handler = handler_frame(&stuck.frames);
     let words = context.wait_reason(stuck.groups.first()?.key.wait_reason);
     let age = context.now_ns.saturating_sub(oldest);
-    let degree = if count >= 2 && age >= 3 * context.thresholds.stuck_ns / 2 {
-        Degree::Confirmed
-    } else {
-        Degree::Suspected
-    };
-    let evidence = vec![
-        format!("{} parked in \"{words}\" at {} without moving, the longest for {}", counted(count, "net/http handler", "net/http handlers"), short(&stuck.site), duration(age)),
-        "their clients have gone (nothing watches the connections any more), so their requests' contexts are cancelled; the handlers wait on regardless".to_owned(),
-    ];
+    let long = age >= 3 * context.thresholds.stuck_ns / 2;
+    let degree = if left >= 2 && long { Degree::Confirmed } else { Degree::Suspected };
+    let mut evidence = vec![format!(
+        "{} parked in \"{words}\" at {} without moving, the longest for {}",
+        counted(count, "net/http handler", "net/http handlers"),
+        short(&stuck.site),
+        duration(age)
+    )];
+    if left != 0 {
+        evidence.push(format!(
+            "{} seen to lose the client while parked there: the request's context is cancelled then, and the handler waits on regardless",
+            counted(left, "of them was", "of them were")
+        ));
+    }
+    if left < count {
+        evidence.push(format!(
+            "nothing watches the {} of the others any more, as net/http does while a client is there: they hang since before they were watched, or have not read their request's body",
+            if count - left == 1 { "connection" } else { "connections" }
+        ));
+    }
     Some(Finding {
         id: "context-broken",
         key: format!("context-broken:{}", short(&stuck.site)),

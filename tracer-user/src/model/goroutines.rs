@@ -38,6 +38,8 @@ pub struct Tracked {
     pub system: bool,
     /// As of the last snapshot; `None` if it is in none yet.
     pub last: Option<Seen>,
+    /// When a snapshot last showed that something watches the network connection that it serves, 0 for never.
+    pub watched_ns: u64,
 }
 
 /// What the last snapshot showed of a goroutine.
@@ -167,6 +169,15 @@ impl Goroutines {
         });
         if lifetimes {
             self.healed += (before - self.tracked.len()) as u64;
+        }
+    }
+
+    /// Notes whose connections are being watched, as of the snapshot at `at_ns`.
+    pub(super) fn mark_watched(&mut self, goids: impl IntoIterator<Item = u64>, at_ns: u64) {
+        for goid in goids {
+            if let Some(tracked) = self.tracked.get_mut(&goid) {
+                tracked.watched_ns = at_ns;
+            }
         }
     }
 

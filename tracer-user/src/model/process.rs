@@ -168,6 +168,13 @@ impl Process {
         self.population = counts.into_iter().collect();
     }
 
+    /// Notes which goroutines serve a connection that is being watched, as of the last snapshot.
+    pub fn mark_watched(&mut self, goids: impl IntoIterator<Item = u64>) {
+        if let Some((_, at_ns)) = self.observed {
+            self.goroutines.mark_watched(goids, at_ns);
+        }
+    }
+
     /// From now on creations and exits no longer come in: snapshots alone tell who exists.
     pub const fn end_lifetimes(&mut self) {
         self.lifetimes = false;
