@@ -55,7 +55,7 @@ fn finding(context: &Context<'_>, crash: &Crash) -> Finding {
     Finding {
         id,
         key: format!("{id}:{}", died.as_ref().map(short).unwrap_or_default()),
-        title: format!("the process died: {what}: {text}{place}"),
+        title: format!("the process died: {what}: {}{place}", shortened(&text)),
         degree: Degree::Proved,
         evidence,
         goids: crash.goid.into_iter().collect(),
@@ -77,6 +77,16 @@ fn finding(context: &Context<'_>, crash: &Crash) -> Finding {
         },
         disproof: "nothing: the runtime said so itself",
     }
+}
+
+/// The beginning of a text, for a title; the evidence has all of it.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 160;
+    if text.chars().count() <= MOST {
+        return text.to_owned();
+    }
+    let begin: String = text.chars().take(MOST).collect();
+    format!("{begin}…")
 }
 
 /// The frame that the fault belongs to: the innermost of the program, above the runtime's crash machinery.

@@ -71,7 +71,10 @@ impl Context<'_> {
         if gopc == 0 {
             return None;
         }
-        self.symbolizer.borrow_mut().innermost(self.binary, Pc { address: gopc, exact: false })
+        let frame =
+            self.symbolizer.borrow_mut().innermost(self.binary, Pc { address: gopc, exact: false })?;
+        // The runtime itself makes the main goroutine, and its own.
+        (!frame.function.starts_with("runtime.")).then_some(frame)
     }
 
     /// The runtime's words for a wait reason.

@@ -16,12 +16,16 @@ use crate::model::{Group, GroupKey, Process};
 /// Waiters of one pool that are a finding.
 const LEAST_WAITERS: u64 = 3;
 
-/// Whether a stack is that of a net/http handler at work.
+/// Whether a stack is that of a net/http handler at work, over whatever version of HTTP.
 pub(super) fn is_http_handler(frames: &[Frame]) -> bool {
-    frames.iter().any(|f| {
-        matches!(f.function.as_str(), "net/http.(*conn).serve" | "net/http.(*http2serverConn).runHandler")
-            || f.function.ends_with("/http2.(*serverConn).runHandler")
-    })
+    is_http1_handler(frames) || frames.iter().any(|f| f.function.ends_with("erverConn).runHandler"))
+}
+
+/// Whether it is one over HTTP/1, whose connection net/http watches. One of HTTP/2 is not watched that way.
+fn is_http1_handler(frames: &[Frame]) -> bool {
+    frames.iter().any(is_handler_boundary)
+        && frames.iter().any(|f| f.function == "net/http.(*conn).serve")
+        && !frames.iter().any(|f| f.function.contains("erverConn)."))
 }
 
 /// Whether a function takes something out of a pool, by its name.
@@ -54,7 +58,7 @@ pub(super) fn detect(context: &Context<'_>) -> Vec<Finding> {
     let settled = settled(context);
     let mut pools: BTreeMap<String, Stuck<'_>> = BTreeMap::new();
     let mut handlers: BTreeMap<String, Stuck<'_>> = BTreeMap::new();
-    for group in context.process.groups.iter().filter(|g| g.count() > 0) {
+    for group in context.process.groups.iter() {
         if !context.class(group).is_blocking() {
             continue;
         }
@@ -68,7 +72,7 @@ pub(super) fn detect(context: &Context<'_>) -> Vec<Finding> {
         let members = settled.get(&group.key).cloned().unwrap_or_default();
         let (map, site) = match pool {
             Some(pool) => (&mut pools, pool),
-            None if is_http_handler(&frames) => (&mut handlers, blocked),
+            None if is_http1_handler(&frames) => (&mut handlers, blocked),
             None => continue,
         };
         let stuck = map.entry(short(&site)).or_insert_with(|| Stuck {
@@ -80,21 +84,18 @@ pub(super) fn detect(context: &Context<'_>) -> Vec<Finding> {
         stuck.groups.push(group);
         stuck.members.extend(members);
     }
-    let holders: Vec<String> = handlers
-        .values()
-        .filter(|h| !h.members.is_empty())
-        .map(|h| {
-            format!(
-                "{} stuck at {} ({}): likely to hold what the others wait for",
-                counted(h.members.len() as u64, "handler is", "handlers are"),
-                short(&h.site),
-                h.site.function
-            )
+    let broken: Vec<Finding> = handlers.into_values().filter_map(|stuck| broken(context, stuck)).collect();
+    let holders: Vec<String> = broken
+        .iter()
+        .filter_map(|finding| {
+            let site = finding.sites.first()?;
+            let handlers = counted(finding.count, "handler hangs", "handlers hang");
+            Some(format!("{handlers} in {} meanwhile: they may hold what the others wait for", site.function))
         })
         .collect();
     let mut findings: Vec<Finding> =
         pools.into_values().filter_map(|stuck| exhausted(context, stuck, &holders)).collect();
-    findings.extend(handlers.into_values().filter_map(|stuck| broken(context, stuck)));
+    findings.extend(broken);
     findings
 }
 
@@ -148,6 +149,11 @@ fn broken(context: &Context<'_>, mut stuck: Stuck<'_>) -> Option<Finding> {
     let count = stuck.members.len() as u64;
     // The client was there while the handler was parked already, and is not any more.
     let left = stuck.members.iter().filter(|(since, goid)| watched_ns(*goid) >= *since).count() as u64;
+    // Without that, all that is known is that nothing watches the connection: so it is with a request whose
+    // body was not read, and with a hijacked connection.
+    if left == 0 {
+        return None;
+    }
     let handler = handler_frame(&stuck.frames);
     let words = context.wait_reason(stuck.groups.first()?.key.wait_reason);
     let age = context.now_ns.saturating_sub(oldest);
@@ -159,12 +165,10 @@ fn broken(context: &Context<'_>, mut stuck: Stuck<'_>) -> Option<Finding> {
         short(&stuck.site),
         duration(age)
     )];
-    if left != 0 {
-        evidence.push(format!(
-            "{} seen to lose the client while parked there: the request's context is cancelled then, and the handler waits on regardless",
-            counted(left, "of them was", "of them were")
-        ));
-    }
+    evidence.push(format!(
+        "{} seen to lose the client while parked there: the request's context is cancelled then, and the handler waits on regardless",
+        counted(left, "of them was", "of them were")
+    ));
     if left < count {
         evidence.push(format!(
             "nothing watches the {} of the others any more, as net/http does while a client is there: they hang since before they were watched, or have not read their request's body",
@@ -199,7 +203,16 @@ fn exhausted(context: &Context<'_>, mut stuck: Stuck<'_>, holders: &[String]) ->
     stuck.members.sort_unstable();
     let (oldest, _) = *stuck.members.first()?;
     let count = stuck.members.len() as u64;
-    if count < LEAST_WAITERS {
+    // Who leaves the queue got through, or gave up: the pool is slow then, not dry.
+    let from = context.now_ns.saturating_sub(context.thresholds.stuck_ns);
+    let left: u64 = stuck
+        .groups
+        .iter()
+        .flat_map(|g| &g.samples)
+        .filter(|sample| sample.at_ns >= from)
+        .map(|sample| sample.left)
+        .sum();
+    if count < LEAST_WAITERS || left != 0 {
         return None;
     }
     let age = context.now_ns.saturating_sub(oldest);
@@ -211,7 +224,7 @@ fn exhausted(context: &Context<'_>, mut stuck: Stuck<'_>, holders: &[String]) ->
         .find(|f| f.function != stuck.site.function && !is_machinery(&f.function))
         .cloned();
     let mut evidence = vec![format!(
-        "{count} goroutines have waited in {} (\"{words}\", {}) for at least {}, the longest for {}; none of them got through",
+        "{count} goroutines have waited in {} (\"{words}\", {}) for at least {}, the longest for {}; in that time nobody left the queue",
         stuck.site.function,
         short(&stuck.site),
         duration(context.thresholds.stuck_ns),
