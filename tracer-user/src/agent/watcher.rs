@@ -52,6 +52,9 @@ const SNAPSHOT_SHARE: u32 = 20;
 /// How long one step waits for records.
 const STEP: Duration = Duration::from_millis(20);
 
+/// How often cost, losses and identity are looked at.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+
 /// Something to tell.
 #[derive(Clone, Debug)]
 pub enum Notice {
@@ -61,6 +64,10 @@ pub enum Notice {
     Demoted(Demotion),
     /// A tier of probes is off, because it could not be put back without those that cost too much.
     ProbesLost(String),
+    /// The ring had no room for so many records since the last look: that interval has gaps.
+    Lost(u64),
+    /// The process was stopped by a signal, or goes on.
+    Stopped(bool),
     /// A snapshot could not be taken.
     SnapshotFailed(String),
     /// The process ended.
@@ -100,6 +107,9 @@ pub struct Watcher {
     begun: Instant,
     begun_ns: u64,
     next_snapshot: Instant,
+    next_check: Instant,
+    stopped: bool,
+    lost: u64,
     exit: Option<Exit>,
     last_snapshot_took: Duration,
 }
@@ -127,6 +137,9 @@ impl Watcher {
             begun: Instant::now(),
             begun_ns: monotonic_ns(),
             next_snapshot: Instant::now(),
+            next_check: Instant::now(),
+            stopped: false,
+            lost: 0,
             stream: Some(stream),
             exit: None,
             last_snapshot_took: Duration::ZERO,
@@ -211,9 +224,15 @@ impl Watcher {
             notices.push(Notice::Ended(exit));
             return notices;
         }
-        if self.exit.is_none() && Instant::now() >= self.next_snapshot {
+        let now = Instant::now();
+        if now >= self.next_check {
+            self.next_check = now + CHECK_EVERY;
+            if !self.check(&mut notices) {
+                return notices;
+            }
+        }
+        if self.exit.is_none() && now >= self.next_snapshot {
             self.snapshot(&mut notices);
-            self.keep_budget(&mut notices);
             self.look(&mut notices);
         } else if self.process.fatal.is_some() {
             self.look(&mut notices);
@@ -249,8 +268,31 @@ impl Watcher {
         }
     }
 
-    fn keep_budget(&mut self, notices: &mut Vec<Notice>) {
+    /// Looks at what must not wait for a snapshot: whether it is still the same program, what the probes cost,
+    /// what was lost. `false` if the watch is over.
+    fn check(&mut self, notices: &mut Vec<Notice>) -> bool {
+        if let Some(look) = self.target.look() {
+            if !look.same_program {
+                self.exit = Some(Exit::Exec);
+                notices.push(Notice::Ended(Exit::Exec));
+                return false;
+            }
+            if look.stopped != self.stopped {
+                self.stopped = look.stopped;
+                notices.push(Notice::Stopped(look.stopped));
+            }
+        }
         let accounting = self.session.accounting();
+        let lost = accounting.lost();
+        if lost != self.lost {
+            notices.push(Notice::Lost(lost - self.lost));
+            self.lost = lost;
+        }
+        self.keep_budget(&accounting, notices);
+        true
+    }
+
+    fn keep_budget(&mut self, accounting: &Accounting, notices: &mut Vec<Notice>) {
         let hits = accounting.probes.iter().map(|(probe, account)| (*probe, account.hits));
         let Some(demotion) = self.budget.look(hits) else { return };
         match self.session.take_off(&demotion.probes) {

@@ -16,6 +16,8 @@ pub enum Exit {
     Code(i32),
     /// This signal killed it.
     Signal(i32),
+    /// It runs another program now: it called `execve`.
+    Exec,
     /// It ended, and this kernel (before 6.15) tells its status only to the parent.
     Unknown,
 }
@@ -34,6 +36,7 @@ impl std::fmt::Display for Exit {
         match self {
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Signal(signal) => write!(f, "killed by {}", signal_name(*signal)),
+            Self::Exec => f.write_str("it runs another program now (exec)"),
             Self::Unknown => f.write_str("ended; its status is not known on this kernel"),
         }
     }

@@ -38,7 +38,7 @@ pub enum TargetError {
     },
     /// The kernel refused.
     #[error(
-        "tried to read {what} of process {pid}: permission denied; run gotrail as root, or with CAP_SYS_PTRACE"
+        "tried to read {what} of process {pid}: permission denied; run gotrail as root or with CAP_SYS_PTRACE (processes that refuse even root, such as those of another user namespace, can't be watched)"
     )]
     NotPermitted {
         /// The pid asked for.
@@ -72,6 +72,15 @@ pub enum TargetError {
     },
 }
 
+/// A process now, compared with what it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Look {
+    /// It has not called `execve` since.
+    pub same_program: bool,
+    /// A signal or a debugger stopped it.
+    pub stopped: bool,
+}
+
 /// A process that was found, and is known again by its [`Identity`].
 #[derive(Clone, Debug)]
 pub struct Target {
@@ -87,6 +96,8 @@ pub struct Target {
     pub inner_pid: u32,
     /// Start in seconds since the epoch.
     pub started_unix: u64,
+    /// Where its stack begins; each exec moves it.
+    start_stack: u64,
 }
 
 impl Target {
@@ -96,15 +107,17 @@ impl Target {
     /// [`TargetError`], by what the kernel said.
     pub fn open(pid: u32) -> Result<Self, TargetError> {
         let pid_i32 = i32::try_from(pid).map_err(|_| TargetError::Gone { pid })?;
-        let process = Process::new(pid_i32).map_err(|e| from_proc(pid, "/proc/PID", e))?;
-        let stat = process.stat().map_err(|e| from_proc(pid, "/proc/PID/stat", e))?;
+        let process = Process::new(pid_i32).map_err(|e| from_proc(pid, "the /proc entry", e))?;
+        let stat = process.stat().map_err(|e| from_proc(pid, "the state", e))?;
         let meta = fs::metadata(format!("/proc/{pid}/exe")).map_err(|source| match source.kind() {
-            std::io::ErrorKind::PermissionDenied => TargetError::NotPermitted { pid, what: "/proc/PID/exe" },
+            std::io::ErrorKind::PermissionDenied => {
+                TargetError::NotPermitted { pid, what: "the executable link" }
+            }
             std::io::ErrorKind::NotFound if stat.vsize == 0 => TargetError::NoExecutable { pid },
             std::io::ErrorKind::NotFound => TargetError::Gone { pid },
-            _ => TargetError::Io { pid, what: "/proc/PID/exe", source },
+            _ => TargetError::Io { pid, what: "the executable link", source },
         })?;
-        let status = process.status().map_err(|e| from_proc(pid, "/proc/PID/status", e))?;
+        let status = process.status().map_err(|e| from_proc(pid, "the status", e))?;
         let inner_pid = status.nspid.as_ref().and_then(|ids| ids.last()).map_or(pid, |id| id.unsigned_abs());
         Ok(Self {
             identity: Identity {
@@ -118,6 +131,7 @@ impl Target {
             exe: process.exe().unwrap_or_default(),
             inner_pid,
             started_unix: stat_start_unix(stat.starttime),
+            start_stack: stat.startstack,
         })
     }
 
@@ -154,6 +168,18 @@ impl Target {
         let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
         file.by_ref().take(MAX_EXECUTABLE).read_to_end(&mut bytes).map_err(io)?;
         Ok(bytes.into())
+    }
+
+    /// What `/proc` says of the process now: whether it still runs the program it ran when it was opened (an
+    /// exec of the same file included: it moves the stack), and whether it is stopped. `None` if it is gone.
+    #[must_use]
+    pub fn look(&self) -> Option<Look> {
+        let stat = Process::new(i32::try_from(self.pid()).ok()?).ok()?.stat().ok()?;
+        // A zombie has no stack any more.
+        let zombie = stat.state == 'Z' || stat.startstack == 0;
+        let same =
+            stat.starttime == self.identity.start_ticks && (zombie || stat.startstack == self.start_stack);
+        Some(Look { same_program: same, stopped: matches!(stat.state, 'T' | 't') })
     }
 
     /// Whether the pid still belongs to the process that was opened.

@@ -24,10 +24,10 @@ pub struct Mapping {
 pub fn executable_mappings(target: &Target) -> Result<Vec<Mapping>, TargetError> {
     let pid = target.pid();
     let text = fs::read_to_string(format!("/proc/{pid}/maps")).map_err(|source| match source.kind() {
-        std::io::ErrorKind::PermissionDenied => TargetError::NotPermitted { pid, what: "/proc/PID/maps" },
+        std::io::ErrorKind::PermissionDenied => TargetError::NotPermitted { pid, what: "the memory map" },
         std::io::ErrorKind::NotFound => TargetError::Gone { pid },
         _ if source.raw_os_error() == Some(libc::ESRCH) => TargetError::Gone { pid },
-        _ => TargetError::Io { pid, what: "/proc/PID/maps", source },
+        _ => TargetError::Io { pid, what: "the memory map", source },
     })?;
     Ok(parse(&text, target.identity.exe_inode))
 }

@@ -8,6 +8,6 @@ mod maps;
 
 pub use container::{Container, container_of};
 pub use exit::{Exit, Watch, signal_name};
-pub use identity::{Identity, Target, TargetError, process_ids};
+pub use identity::{Identity, Look, Target, TargetError, process_ids};
 pub use limits::{CpuLimit, cpu_limit};
 pub use maps::{Mapping, executable_mappings};
