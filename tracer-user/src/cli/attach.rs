@@ -23,9 +23,10 @@ use super::{human, json, signals};
 const FLUSH: Duration = Duration::from_secs(2);
 
 pub(crate) fn run(args: &AttachArgs) -> Result<ExitCode, Failure> {
-    let target = Target::open(args.pid)?;
+    // What was typed wrong is said before anything else is tried.
+    let options = args.options()?;
     let export = Export::prepare(&args.otlp)?;
-    let watcher = Watcher::attach(target, args.options()?)?;
+    let watcher = Watcher::attach(Target::open(args.pid)?, options)?;
     let stop = signals::watch(watcher.detacher())?;
     let export = export.start(&watcher, args.otlp.service_name.as_deref())?;
     let mut attach = Attach { args, watcher, export };
@@ -71,7 +72,7 @@ impl Attach<'_> {
             object.insert("type".to_owned(), json!(kind));
             object.insert("pid".to_owned(), json!(self.watcher.target().pid()));
         }
-        println!("{fields}");
+        outln!("{fields}");
     }
 
     fn announce(&self) {
@@ -128,6 +129,12 @@ impl Attach<'_> {
                     );
                     self.note("demoted", &text);
                 }
+                Notice::Lost(count) => self.note(
+                    "lost",
+                    &format!("{count} events were lost (the ring was full): counts of this moment are too low; --ring-kib makes it larger"),
+                ),
+                Notice::Stopped(true) => self.note("stopped", "the process is stopped (SIGSTOP or a debugger): nothing in it moves"),
+                Notice::Stopped(false) => self.note("stopped", "the process goes on"),
                 Notice::ProbesLost(why) => self.note("probes_lost", &format!("probes are off: {why}")),
                 Notice::SnapshotFailed(why) => {
                     self.note("snapshot_failed", &format!("a snapshot failed: {why}"));
@@ -136,7 +143,7 @@ impl Attach<'_> {
                     if self.is_json() {
                         self.line("exit", json!({ "exit": json::exit(*exit) }));
                     } else {
-                        println!("{}  the process ended: {exit}", self.clock(monotonic_ns()));
+                        outln!("{}  the process ended: {exit}", self.clock(monotonic_ns()));
                     }
                 }
             }
@@ -155,7 +162,7 @@ impl Attach<'_> {
         if self.is_json() {
             self.line("finding", json::finding(reported));
         } else {
-            println!("{}", human::finding(reported, change, &self.clock(monotonic_ns())));
+            outln!("{}", human::finding(reported, change, &self.clock(monotonic_ns())));
         }
         self.export.finding(reported, change);
     }
@@ -191,7 +198,7 @@ impl Attach<'_> {
                 let by = caller.map_or_else(String::new, |c| {
                     format!(", by {} at {}:{}", printable(&c.function), printable(&c.file), c.line)
                 });
-                println!(
+                outln!(
                     "{}  stw  {reason}: {}{stopping}{by}",
                     self.clock(pause.begin_ns),
                     duration(pause.total_ns())
@@ -218,7 +225,7 @@ impl Attach<'_> {
                 );
             } else {
                 let heap = |b: Option<u64>| b.map_or_else(|| "?".to_owned(), bytes);
-                println!(
+                outln!(
                     "{}  gc  {trigger}: {}, heap {} -> {}",
                     self.clock(cycle.end_ns.unwrap_or(0)),
                     cycle.duration_ns().map_or_else(|| "seen from its middle".to_owned(), duration),
@@ -318,24 +325,28 @@ impl Attach<'_> {
 
     fn summarize_text(&self, summary: &Summary) {
         let process = self.watcher.process();
-        println!(
+        outln!(
             "\nsummary of {} ({}) after {}",
             self.watcher.target().pid(),
             printable(&self.watcher.target().comm),
             duration(nanos(summary.watched))
         );
         if let Some(exit) = summary.exit {
-            println!("  the process ended: {exit}");
+            outln!("  the process ended: {exit}");
         }
         let findings: Vec<_> = self.watcher.ledger().iter().collect();
         if findings.is_empty() {
-            println!("  no findings");
+            outln!("  no findings");
         } else {
             let active = findings.iter().filter(|r| r.state == State::Active).count();
             let s = if findings.len() == 1 { "" } else { "s" };
-            println!("  {} finding{s}, {active} still active:", findings.len());
+            match summary.exit {
+                // A process that is gone has no active faults.
+                Some(_) => outln!("  {} finding{s}:", findings.len()),
+                None => outln!("  {} finding{s}, {active} still active:", findings.len()),
+            }
             for reported in findings {
-                println!("    {}", human::finding_line(reported));
+                outln!("    {}", human::finding_line(reported));
             }
         }
         let share = self.blocked_share().map_or_else(String::new, |s| {
@@ -347,22 +358,22 @@ impl Attach<'_> {
                 process.goroutines.created, process.goroutines.exited
             )
         } else {
-            String::new()
+            "; creations and exits were not observed to the end, see above".to_owned()
         };
-        println!("  goroutines: {}{share}{lifetimes}", process.goroutines.len());
-        println!("  gc: {} cycles, {} of them forced", process.gc.completed, process.gc.forced);
+        outln!("  goroutines: {}{share}{lifetimes}", process.goroutines.len());
+        outln!("  gc: {} cycles, {} of them forced", process.gc.completed, process.gc.forced);
         for (reason, PauseSum { count, total_ns, longest_ns }) in process.stw.by_reason() {
-            println!(
+            outln!(
                 "  stw: {count} x {reason}, {} in all, longest {}",
                 duration(*total_ns),
                 duration(*longest_ns)
             );
         }
         if process.panics != 0 {
-            println!("  panics: {}, {} recovered", process.panics, process.recovered);
+            outln!("  panics: {}, {} recovered", process.panics, process.recovered);
         }
         if let Some(figures) = &process.figures {
-            println!(
+            outln!(
                 "  heap: {} live; GOGC {}, GOMAXPROCS {}",
                 bytes(figures.heap_live),
                 figures.gc_percent,
@@ -376,7 +387,7 @@ impl Attach<'_> {
         } else {
             "THE ACCOUNT DOES NOT BALANCE: please report this"
         };
-        println!(
+        outln!(
             "  probes: {} hits = {} delivered + {} lost; {verdict}; {} incomplete reads; off in {}",
             total.hits,
             total.delivered,
@@ -384,7 +395,7 @@ impl Attach<'_> {
             total.partial,
             duration(nanos(summary.detached_in))
         );
-        println!(
+        outln!(
             "  cost: about {:.3} % of one CPU by hits (at {} each, {} with a stack); last snapshot took {} of gotrail's own time",
             predicted_ns(accounting) as f64 * 100.0 / nanos(summary.watched).max(1) as f64,
             duration(TRAP_NS),
@@ -393,10 +404,12 @@ impl Attach<'_> {
         );
         let dropped = process.dropped + process.groups.dropped + process.goroutines.untracked;
         if dropped != 0 {
-            println!("  {dropped} items were beyond the bounds on gotrail's memory and are counted only");
+            outln!(
+                "  {dropped} older panics, tuning calls, cycles, pauses or groups are in the counts above but no longer kept one by one"
+            );
         }
         if let Some(text) = self.export.state_text() {
-            println!("  {text}");
+            outln!("  {text}");
         }
     }
 }

@@ -40,14 +40,14 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     let process = args.pid.map(|pid| process(pid, &kernel)).transpose()?;
     match args.format {
         Format::Human => {
-            println!("this host, kernel {}", kernel.release);
+            outln!("this host, kernel {}", kernel.release);
             print_checks(&host);
             if let Some((title, checks)) = &process {
-                println!("\n{title}");
+                outln!("\n{title}");
                 print_checks(checks);
             }
         }
-        Format::Json => println!(
+        Format::Json => outln!(
             "{}",
             json!({
                 "schema": "gotrail.doctor/1",
@@ -63,7 +63,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
 
 fn print_checks(checks: &[Check]) {
     for check in checks {
-        println!("  {:<4}{:<22}{}", if check.ok { "yes" } else { "no" }, check.name, check.detail);
+        outln!("  {:<4}{:<22}{}", if check.ok { "yes" } else { "no" }, check.name, check.detail);
     }
 }
 

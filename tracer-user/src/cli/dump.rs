@@ -20,7 +20,7 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
     let shown: Vec<&Goroutine> = snapshot.goroutines.iter().filter(|g| args.system || !g.system).collect();
     match args.format {
         Format::Human => text(&runtime, &shown),
-        Format::Json => println!("{}", to_json(&target, &runtime, &snapshot, &shown)),
+        Format::Json => outln!("{}", to_json(&target, &runtime, &snapshot, &shown)),
     }
     eprintln!(
         "{} goroutines ({} of the runtime itself) read in {} without stopping the process; {} changed while they were read, {} unreadable",
@@ -72,7 +72,7 @@ fn text(runtime: &Runtime<'_>, goroutines: &[&Goroutine]) {
         out.push('\n');
     }
     // One blank line between goroutines, none at the end.
-    print!("{}", out.strip_suffix('\n').unwrap_or(&out));
+    out!("{}", out.strip_suffix('\n').unwrap_or(&out));
 }
 
 fn header(runtime: &Runtime<'_>, g: &Goroutine) -> String {

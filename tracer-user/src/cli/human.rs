@@ -69,15 +69,31 @@ pub(crate) fn finding_line(reported: &Reported) -> String {
     )
 }
 
-/// A stack, one line a frame.
+/// A stack, one line a frame; repeated frames once, with their number, and the outermost always.
 pub(crate) fn stack(frames: &[Frame], indent: &str) -> String {
-    let mut out = String::new();
-    for frame in frames.iter().take(FRAMES) {
-        let place = printable(from_source_root(&frame.file));
-        line(&mut out, format_args!("{indent}{}  {place}:{}", printable(&frame.function), frame.line));
+    let mut runs: Vec<(&Frame, usize)> = Vec::new();
+    for frame in frames {
+        match runs.last_mut() {
+            Some((last, times)) if last.function == frame.function && last.line == frame.line => *times += 1,
+            _ => runs.push((frame, 1)),
+        }
     }
-    if frames.len() > FRAMES {
-        line(&mut out, format_args!("{indent}… {} more", frames.len() - FRAMES));
+    let mut out = String::new();
+    let hidden = runs.len().saturating_sub(FRAMES);
+    for (i, (frame, times)) in runs.iter().enumerate() {
+        // The gap is before the last run.
+        if hidden != 0 && (FRAMES - 1..FRAMES - 1 + hidden).contains(&i) {
+            if i == FRAMES - 1 {
+                line(&mut out, format_args!("{indent}… {hidden} more …"));
+            }
+            continue;
+        }
+        let place = printable(from_source_root(&frame.file));
+        let repeated = if *times == 1 { String::new() } else { format!("  ({times} times)") };
+        line(
+            &mut out,
+            format_args!("{indent}{}  {place}:{}{repeated}", printable(&frame.function), frame.line),
+        );
     }
     out
 }
@@ -126,7 +142,34 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::table;
+    use super::*;
+
+    fn frame(function: &str) -> Frame {
+        Frame {
+            function: function.to_owned(),
+            file: "/srv/a.go".to_owned(),
+            line: 1,
+            inlined: false,
+            offset: 0,
+            wrapper: false,
+        }
+    }
+
+    #[test]
+    fn a_deep_stack_shows_its_repeats_once_and_its_outer_end() {
+        let deep: Vec<Frame> =
+            std::iter::repeat_n("main.deep", 40).chain(["main.run", "main.main"]).map(frame).collect();
+        let text = stack(&deep, "");
+        assert_eq!(
+            text,
+            "main.deep  /srv/a.go:1  (40 times)\nmain.run  /srv/a.go:1\nmain.main  /srv/a.go:1\n"
+        );
+        let names: Vec<String> = (0..30).map(|i| format!("main.f{i}")).collect();
+        let long: Vec<Frame> = names.iter().map(|n| frame(n)).collect();
+        let text = stack(&long, "");
+        assert!(text.contains("… 14 more …") && text.ends_with("main.f29  /srv/a.go:1\n"), "{text}");
+        assert_eq!(text.lines().count(), FRAMES + 1);
+    }
 
     #[test]
     fn columns_line_up() {

@@ -25,7 +25,7 @@ pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode, Failure> {
     let hazards = binary.hazards();
     match args.format {
         Format::Human => human(&binary, &plan, &hazards),
-        Format::Json => println!("{}", to_json(&args.target, &binary, &plan, &hazards)),
+        Format::Json => outln!("{}", to_json(&args.target, &binary, &plan, &hazards)),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -51,23 +51,23 @@ fn human(binary: &GoBinary, plan: &Plan, hazards: &[CallSite]) {
     let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { printable(text) };
     let symbols = if binary.image().has_symbols() { "with a symbol table" } else { "stripped" };
     let pie = if binary.image().position_independent() { ", position-independent" } else { "" };
-    println!("go version   {}", build.version);
-    println!("main package {}", or_dash(&build.path));
-    println!("module       {} {}", or_dash(&build.module), printable(&build.module_version));
-    println!("build        {}{pie}, {symbols}", binary.architecture().goarch());
-    println!("build id     {}", build.go_build_id.as_deref().map_or_else(|| "-".to_owned(), printable));
+    outln!("go version   {}", build.version);
+    outln!("main package {}", or_dash(&build.path));
+    outln!("module       {} {}", or_dash(&build.module), printable(&build.module_version));
+    outln!("build        {}{pie}, {symbols}", binary.architecture().goarch());
+    outln!("build id     {}", build.go_build_id.as_deref().map_or_else(|| "-".to_owned(), printable));
     for name in SETTINGS {
         if let Some(value) = build.settings.get(name) {
-            println!("  {name:<14} {}", printable(value));
+            outln!("  {name:<14} {}", printable(value));
         }
     }
-    println!("layout       from {}", binary.layout_source());
-    println!(
+    outln!("layout       from {}", binary.layout_source());
+    outln!(
         "globals      from {}",
         if binary.globals().from_code { "machine code" } else { "the symbol table" }
     );
 
-    println!("\nprobe sites");
+    outln!("\nprobe sites");
     let rows: Vec<Vec<String>> = plan
         .sites
         .iter()
@@ -81,14 +81,14 @@ fn human(binary: &GoBinary, plan: &Plan, hazards: &[CallSite]) {
             ]
         })
         .collect();
-    print!("{}", table(&["TIER", "PROBE", "COST", "ADDRESS", "FUNCTION"], &rows));
+    out!("{}", table(&["TIER", "PROBE", "COST", "ADDRESS", "FUNCTION"], &rows));
     for missing in &plan.unavailable {
-        println!("without {}: {}{}", missing.probe.name(), printable(&missing.why), consequence(missing));
+        outln!("without {}: {}{}", missing.probe.name(), printable(&missing.why), consequence(missing));
     }
 
-    println!("\nwho tunes the runtime by hand");
+    outln!("\nwho tunes the runtime by hand");
     if hazards.is_empty() {
-        println!("nobody: no direct call was found in the code");
+        outln!("nobody: no direct call was found in the code");
         return;
     }
     let rows: Vec<Vec<String>> = hazards
@@ -99,7 +99,7 @@ fn human(binary: &GoBinary, plan: &Plan, hazards: &[CallSite]) {
             vec![call_text(call), printable(&call.caller.function), place, library.to_owned()]
         })
         .collect();
-    print!("{}", table(&["CALL", "IN", "AT", ""], &rows));
+    out!("{}", table(&["CALL", "IN", "AT", ""], &rows));
 }
 
 fn tier(site: &Site) -> &'static str {

@@ -57,6 +57,7 @@ pub(crate) fn exit(exit: Exit) -> Value {
     match exit {
         Exit::Code(code) => json!({ "code": code }),
         Exit::Signal(signal) => json!({ "signal": signal_name(signal) }),
+        Exit::Exec => json!({ "exec": true }),
         Exit::Unknown => json!({ "unknown": true }),
     }
 }

@@ -1,7 +1,18 @@
 //! The command line: arguments in, text or JSON out. Standard output is the answer, standard error the talk
 //! about it. The only place that prints.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what a command line is for")]
+#![expect(clippy::print_stderr, reason = "printing is what a command line is for")]
+
+/// Prints a line of the answer. A reader that has gone (`gotrail dump 1 | head`) ends us quietly, as it does any
+/// other tool; SIGPIPE itself stays ignored, since an export's connection may break too.
+macro_rules! outln {
+    ($($arg:tt)*) => { $crate::cli::write_out(format_args!("{}\n", format_args!($($arg)*))) };
+}
+
+/// The same without the line break.
+macro_rules! out {
+    ($($arg:tt)*) => { $crate::cli::write_out(format_args!($($arg)*)) };
+}
 
 mod args;
 mod attach;
@@ -30,9 +41,6 @@ use failure::Failure;
 
 /// Parses the arguments, runs the command, and turns its end into an exit code.
 pub(crate) fn run() -> ExitCode {
-    // A reader that closes the pipe (`gotrail dump 1 | head`) ends us quietly, as it does any other tool.
-    // SAFETY: no other thread runs yet, and SIG_DFL is always a valid disposition.
-    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
     let cli = Cli::parse();
     #[cfg(feature = "bpf-log")]
     bpf_log::install();
@@ -49,5 +57,14 @@ pub(crate) fn run() -> ExitCode {
             eprintln!("gotrail: {message}");
             ExitCode::from(code)
         }
+    }
+}
+
+fn write_out(text: std::fmt::Arguments<'_>) {
+    use std::io::Write as _;
+    let mut stdout = std::io::stdout().lock();
+    if stdout.write_fmt(text).and_then(|()| stdout.flush()).is_err() {
+        // Probes go with the process.
+        std::process::exit(0);
     }
 }

@@ -41,7 +41,7 @@ pub(crate) fn run(args: &PsArgs) -> Result<ExitCode, Failure> {
     }
     match args.format {
         Format::Human => human(&rows),
-        Format::Json => println!(
+        Format::Json => outln!(
             "{}",
             json!({
                 "schema": "gotrail.ps/1",
@@ -109,7 +109,7 @@ fn read(target: &Target) -> Option<(String, Result<Arc<GoBinary>, String>)> {
 
 fn human(rows: &[Box<Row>]) {
     if rows.is_empty() {
-        println!("no Go process is running that can be looked at");
+        outln!("no Go process is running that can be looked at");
         return;
     }
     let cells: Vec<Vec<String>> = rows
@@ -135,7 +135,7 @@ fn human(rows: &[Box<Row>]) {
         .collect();
     let header =
         ["PID", "COMMAND", "GO", "GOROUTINES", "GOMAXPROCS", "HEAP", "CONTAINER", "POD", "TRACEABLE"];
-    print!("{}", table(&header, &cells));
+    out!("{}", table(&header, &cells));
 }
 
 fn to_json(row: &Row) -> Value {
