@@ -53,8 +53,9 @@ impl Mode {
 
     fn flags(self) -> &'static [&'static str] {
         match self {
-            Self::Default => &[],
-            Self::Stripped => &["-ldflags=-s -w"],
+            // Without the paths of this checkout: the cache outlives it.
+            Self::Default => &["-trimpath"],
+            Self::Stripped => &["-trimpath", "-ldflags=-s -w"],
         }
     }
 }
