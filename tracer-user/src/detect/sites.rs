@@ -101,15 +101,17 @@ pub fn caller_site(
 
 fn call_frames(binary: &GoBinary, symbolizer: &RefCell<Symbolizer>, stack: &CallStack) -> Vec<Frame> {
     let mut symbolizer = symbolizer.borrow_mut();
-    stack
-        .pcs
-        .iter()
-        .enumerate()
-        .skip(stack.user_from)
-        // The first address of each of the two stacks is where it is, the others are return addresses.
-        .map(|(i, address)| Pc { address: *address, exact: i == stack.user_from })
-        .flat_map(|pc| symbolizer.frames(binary, pc).to_vec())
-        .collect()
+    let mut frames: Vec<Frame> = Vec::new();
+    // The first address of each of the two stacks is where it is, the others are return addresses.
+    let mut exact = true;
+    for address in stack.pcs.iter().skip(stack.user_from) {
+        frames.extend_from_slice(&symbolizer.frames(binary, Pc { address: *address, exact }));
+        // What a signal interrupted did not call: the runtime put the call of sigpanic onto its stack.
+        exact = frames
+            .last()
+            .is_some_and(|f| matches!(f.function.as_str(), "runtime.sigpanic" | "runtime.asyncPreempt"));
+    }
+    frames
 }
 
 /// Whether a function is machinery below the code that somebody wrote: the runtime and what synchronizes.
