@@ -14,6 +14,10 @@ pub fn crash_text(binary: &GoBinary, record: &CrashRecord) -> Option<String> {
     if let Some(kind) = &kind
         && !kind.is_string()
     {
+        // Nothing of the value was copied.
+        if record.data_word == 0 {
+            return None;
+        }
         let value =
             if record.value == 0 && record.text == (CrashText::HeaderInFile { address: record.data_word }) {
                 None
