@@ -26,12 +26,12 @@ impl Check {
     }
 }
 
-/// `CAP_SYS_PTRACE`, `CAP_SYS_ADMIN`, `CAP_PERFMON`, `CAP_BPF` (include/uapi/linux/capability.h).
+/// Number (`include/uapi/linux/capability.h`), name, and what it is needed for.
 const CAPABILITIES: [(u32, &str, &str); 4] = [
-    (19, "CAP_SYS_PTRACE", "read the memory of other users' processes"),
-    (21, "CAP_SYS_ADMIN", "place uprobes on kernels before 6.6"),
-    (38, "CAP_PERFMON", "place uprobes"),
-    (39, "CAP_BPF", "load eBPF programs"),
+    (19, "CAP_SYS_PTRACE", "ps, dump, attach: to read the memory of other users' processes"),
+    (39, "CAP_BPF", "attach: to load eBPF programs"),
+    (38, "CAP_PERFMON", "attach: to place uprobes and to read the process from them"),
+    (21, "CAP_SYS_ADMIN", "attach: to place uprobes one by one, which kernels before 6.6 ask for"),
 ];
 
 pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
@@ -102,7 +102,10 @@ fn host(kernel: &Kernel) -> Vec<Check> {
     let effective = effective_capabilities();
     for (bit, name, purpose) in CAPABILITIES {
         let held = effective.is_some_and(|mask| mask >> bit & 1 == 1);
-        checks.push(Check::new(name, held, format!("needed to {purpose}")));
+        let unneeded = name == "CAP_SYS_ADMIN" && kernel.links.is_some_and(|links| links != Links::Single);
+        let detail =
+            if unneeded { "not needed on this kernel".to_owned() } else { format!("needed by {purpose}") };
+        checks.push(Check::new(name, held || unneeded, detail));
     }
     checks
 }
