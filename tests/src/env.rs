@@ -1,0 +1,140 @@
+//! Where things are, and what this machine lets a test do.
+//!
+//! `GOTRAIL_BIN` is the program under test, `GOTRAIL_FIXTURES` and `GOTRAIL_BACKENDS` name JSON lists of what it
+//! is tested on. Where something is missing a test is skipped by name, with the reason; with `CI=true` or
+//! `GOTRAIL_REQUIRE` set everything is known to be there, and a test that would be skipped fails instead.
+
+use std::env;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::bpf;
+
+/// What a test can't do without.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    /// The program under test, and fixtures to try it on.
+    Fixtures,
+    /// Root, and a kernel that lets it load eBPF programs.
+    Root,
+    /// A program of the outside world.
+    Backend(&'static str),
+    /// A kernel thread that can be seen from here: not in a container.
+    KernelThread,
+}
+
+impl Need {
+    /// Why it can't be had here, if it can't.
+    fn lacks(self) -> Option<String> {
+        match self {
+            Self::Fixtures => {
+                gotrail().and_then(|_| list("GOTRAIL_FIXTURES")).err().map(|e| format!("{e:#}"))
+            }
+            Self::Root => no_root().or_else(no_bpf),
+            Self::KernelThread => no_kernel_thread(),
+            Self::Backend(name) => backend(name).err().map(|e| format!("{e:#}")),
+        }
+    }
+}
+
+/// Process 2 is the father of all kernel threads, where the host's own processes are to be seen.
+fn no_kernel_thread() -> Option<String> {
+    let is_seen = fs::read_to_string("/proc/2/comm").is_ok_and(|name| name.trim() == "kthreadd");
+    (!is_seen).then(|| "no kernel thread can be seen from here".to_owned())
+}
+
+fn no_root() -> Option<String> {
+    (!rustix::process::geteuid().is_root()).then(|| "needs root".to_owned())
+}
+
+fn no_bpf() -> Option<String> {
+    bpf::next_id(0).err().map(|error| {
+        let why = error.downcast_ref::<io::Error>().map_or_else(|| error.to_string(), ToString::to_string);
+        format!("the kernel does not let root use eBPF here: {why}")
+    })
+}
+
+/// Whether everything has to be there, so that nothing may be skipped.
+#[must_use]
+pub fn is_everything_required() -> bool {
+    env::var("CI").is_ok_and(|value| value == "true")
+        || env::var_os("GOTRAIL_REQUIRE").is_some_and(|v| !v.is_empty())
+}
+
+/// Says whether the test called `path` has to end here, and prints the reason; use [`needs!`](crate::needs).
+///
+/// # Panics
+/// If something is missing where everything is required.
+#[must_use]
+#[expect(clippy::print_stdout, clippy::panic, reason = "this is how a test says that it was skipped")]
+pub fn skip(path: &str, needs: &[Need]) -> bool {
+    let Some((need, why)) = needs.iter().find_map(|need| Some((need, need.lacks()?))) else { return false };
+    // The path of a function inside the test: `suite::counts::root_x::here`.
+    let name = path.strip_suffix("::here").unwrap_or(path);
+    let name = name.split_once("::").map_or(name, |(_, name)| name);
+    // Where a machine was made for these tests, it may still be a container.
+    if is_everything_required() && *need != Need::KernelThread {
+        panic!("{name} can't run, although everything is required here: {why}");
+    }
+    println!("SKIPPED {name}: {why}");
+    true
+}
+
+/// Ends the calling test, as skipped by its name, where something that it needs is missing.
+#[macro_export]
+macro_rules! needs {
+    ($($need:expr),+ $(,)?) => {{
+        fn here() {}
+        if $crate::env::skip(std::any::type_name_of_val(&here), &[$($need),+]) {
+            return;
+        }
+    }};
+}
+
+/// The program under test.
+///
+/// # Errors
+/// It is not named, or not there.
+pub fn gotrail() -> Result<PathBuf> {
+    let path = PathBuf::from(
+        env::var_os("GOTRAIL_BIN")
+            .context("GOTRAIL_BIN is not set: run these tests with `cargo xtask test`")?,
+    );
+    if !path.is_file() {
+        bail!("GOTRAIL_BIN is {}: there is no such file", path.display());
+    }
+    Ok(path)
+}
+
+/// A program of the outside world, by name.
+///
+/// # Errors
+/// The list has no such program.
+pub fn backend(name: &str) -> Result<PathBuf> {
+    list("GOTRAIL_BACKENDS")?
+        .iter()
+        .find(|entry| entry["name"] == name)
+        .and_then(|entry| entry["path"].as_str())
+        .map(PathBuf::from)
+        .with_context(|| format!("GOTRAIL_BACKENDS has no {name}: build it with `cargo xtask backends`"))
+}
+
+/// The JSON list in the file that a variable names.
+///
+/// # Errors
+/// There is none, or it is empty.
+pub fn list(variable: &str) -> Result<Vec<Value>> {
+    let path = env::var_os(variable)
+        .with_context(|| format!("{variable} is not set: run these tests with `cargo xtask test`"))?;
+    let told = || format!("{variable} is {}: no JSON list can be read there", PathBuf::from(&path).display());
+    let entries: Vec<Value> =
+        serde_json::from_str(&fs::read_to_string(&path).with_context(told)?).with_context(told)?;
+    if entries.is_empty() {
+        bail!("the list that {variable} names is empty");
+    }
+    Ok(entries)
+}

@@ -1,0 +1,20 @@
+//! Harness of the integration tests: real Go processes, the real `gotrail`, a real kernel.
+//!
+//! `cargo xtask test` builds what is needed and runs them; the environment says where everything is
+//! ([`mod@env`]). What a test starts ends with the test, also when it panics.
+
+pub mod attach;
+pub mod backend;
+pub mod bpf;
+pub mod code;
+pub mod damage;
+pub mod env;
+pub mod fixture;
+pub mod http;
+pub mod json;
+pub mod markers;
+pub mod process;
+pub mod scratch;
+pub mod scribble;
+pub mod shop;
+pub mod traceback;

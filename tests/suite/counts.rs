@@ -1,0 +1,93 @@
+//! GC cycles and stops of the world, against the runtime's own count.
+
+use std::collections::BTreeMap;
+
+use gotrail_tests::attach::{Attach, Report};
+use gotrail_tests::env::Need;
+use gotrail_tests::fixture::{Build, MODES, VERSIONS, builds, each};
+use gotrail_tests::json::number;
+use gotrail_tests::needs;
+use serde_json::Value;
+
+/// How often a measurement on a noisy machine is tried.
+const ATTEMPTS: u32 = 3;
+
+/// Stops for the GC in a run: two for each of its 20 cycles.
+const GC_STOPS: u64 = 40;
+/// What the runtime may take to start the world again.
+const RESTART_NS: u64 = 150_000;
+
+/// Runs `gcstw` while it is watched; returns its own figures and what gotrail says.
+fn watch(build: &Build, attach: &[&str]) -> (Value, Report) {
+    let mut target = build.start_ready(&["-interval", "25ms"]).unwrap();
+    let attach = Attach::start(target.pid(), attach).unwrap();
+    target.tell("").unwrap();
+    let own = target
+        .await_output("its figures", |line| serde_json::from_str::<Value>(line).ok().filter(Value::is_object))
+        .unwrap();
+    let report = attach.stop().unwrap();
+    target.tell("").unwrap();
+    assert!(target.wait().unwrap().success(), "{}", target.words());
+    (own, report)
+}
+
+/// Counts by reason, without those that are zero.
+fn by_reason(object: &Value, count: impl Fn(&Value) -> u64) -> BTreeMap<String, u64> {
+    let counts = object.as_object().unwrap().iter().map(|(reason, value)| (reason.clone(), count(value)));
+    counts.filter(|(_, count)| *count != 0).collect()
+}
+
+#[test]
+fn root_loss_1_gc_cycles_and_stops_are_counted_exactly() {
+    needs!(Need::Fixtures, Need::Root);
+    each(&builds("gcstw", &VERSIONS, &MODES).unwrap(), 4, |build| {
+        let (own, report) = watch(build, &[]);
+        let summary = report.summary().unwrap();
+        for (theirs, ours) in
+            [("/num_gc", "/gc/cycles"), ("/num_gc", "/gc/started"), ("/forced", "/gc/forced")]
+        {
+            assert_eq!(
+                number(summary, ours).unwrap(),
+                number(&own, theirs).unwrap(),
+                "{ours}: {own} {summary}"
+            );
+        }
+        let theirs = by_reason(&own["by_reason"], |count| count.as_u64().unwrap());
+        let ours = by_reason(&summary["stw"]["by_reason"], |sum| sum["count"].as_u64().unwrap());
+        assert_eq!(ours, theirs, "{own} {summary}");
+        assert_eq!(report.number("/stw/unpaired").unwrap(), 0, "{summary}");
+        report.check_nothing_lost().unwrap();
+    });
+}
+
+/// Ours and the runtime's sum of all GC pauses, in nanoseconds.
+fn gc_pauses(build: &Build) -> (u64, u64) {
+    let (own, report) = watch(build, &["--events"]);
+    let sum = |reason: &str| report.number(&format!("/stw/by_reason/{reason}/total_ns")).unwrap();
+    let ours = sum("GC sweep termination") + sum("GC mark termination");
+    // Each was also told by itself, and they add up to the same.
+    let told: u64 = report
+        .lines_of("stw")
+        .filter(|line| line["reason"].as_str().is_some_and(|reason| reason.starts_with("GC ")))
+        .map(|line| number(line, "/total_ns").unwrap())
+        .sum();
+    assert_eq!(told, ours, "{}", report.answer.output);
+    assert_eq!(report.lines_of("gc").count() as u64, report.number("/gc/cycles").unwrap());
+    (ours, number(&own, "/pause_total_ns").unwrap())
+}
+
+#[test]
+fn root_truth_1_gc_pauses_last_as_long_as_the_runtime_says() {
+    needs!(Need::Fixtures, Need::Root);
+    each(&builds("gcstw", &VERSIONS, &["stripped"]).unwrap(), 2, |build| {
+        // A pause of ours ends when the runtime begins to start the world; its own pause ends when all have been
+        // woken, some tens of microseconds later. On a busy machine the thread may be descheduled just there, which
+        // is no error of ours: then once more.
+        let close = (0..ATTEMPTS).any(|_| {
+            let (ours, theirs) = gc_pauses(build);
+            println!("{build}: {ours} ns in GC pauses by gotrail, {theirs} ns by the runtime");
+            ours.abs_diff(theirs) <= theirs / 20 + GC_STOPS * RESTART_NS
+        });
+        assert!(close, "{build}: more than 5 % and {RESTART_NS} ns a pause apart, {ATTEMPTS} times");
+    });
+}

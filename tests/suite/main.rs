@@ -1,0 +1,20 @@
+//! Integration tests. Those named `root_` need root and a kernel that loads eBPF programs.
+//!
+//! What a test promises stands in its name: `root_loss_1_...` is about LOSS-1 of the design.
+
+#![expect(clippy::unwrap_used, reason = "an error of the harness is a failed test, and its chain says why")]
+#![expect(clippy::panic, reason = "helpers of tests fail as tests do")]
+
+mod counts;
+mod crash;
+mod deadlock;
+mod demo;
+mod dump;
+mod ends;
+mod export;
+mod hostile;
+mod inspect;
+mod lifetimes;
+mod real_program;
+mod refusals;
+mod tampered;

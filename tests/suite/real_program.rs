@@ -1,0 +1,90 @@
+//! A program that no one here wrote: etcd under load.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use gotrail_tests::attach::{Attach, titles};
+use gotrail_tests::backend::Etcd;
+use gotrail_tests::env::Need;
+use gotrail_tests::http::Client;
+use gotrail_tests::needs;
+use serde_json::{Value, json};
+
+/// Connections that put and get.
+const CLIENTS: usize = 8;
+/// How long it is watched.
+const WATCHED: &str = "60s";
+/// How long that may take in all.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Base64 (RFC 4648), as etcd's JSON gateway wants keys and values.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let word = chunk.iter().fold(0_usize, |word, byte| word << 8 | usize::from(*byte))
+            << (8 * (3 - chunk.len()));
+        for place in 0..4 {
+            let digit = char::from(DIGITS[word >> (18 - 6 * place) & 63]);
+            text.push(if place <= chunk.len() { digit } else { '=' });
+        }
+    }
+    text
+}
+
+/// Puts a value under a key and gets it back.
+fn put_and_get(client: &mut Client, key: &str, value: &str) -> Result<()> {
+    let put = client.request(
+        "POST",
+        "/v3/kv/put",
+        &json!({ "key": base64(key.as_bytes()), "value": base64(value.as_bytes()) }).to_string(),
+    )?;
+    ensure!(put.status == 200, "put: {} {}", put.status, put.body);
+    let get =
+        client.request("POST", "/v3/kv/range", &json!({ "key": base64(key.as_bytes()) }).to_string())?;
+    ensure!(get.status == 200, "range: {} {}", get.status, get.body);
+    let got: Value = serde_json::from_str(&get.body)?;
+    ensure!(got["kvs"][0]["value"] == base64(value.as_bytes()), "{key} is not {value}: {}", get.body);
+    Ok(())
+}
+
+#[test]
+fn root_truth_1_nothing_is_found_in_a_busy_etcd() {
+    needs!(Need::Fixtures, Need::Root, Need::Backend("etcd"));
+    let mut etcd = Etcd::start().unwrap();
+    let attach = Attach::start(etcd.process.pid(), &["--for", WATCHED]).unwrap();
+    let (stop, answered) = (AtomicBool::new(false), AtomicU64::new(0));
+    let load = |client: usize| -> Result<()> {
+        let mut connection = Client::connect(etcd.address)?;
+        for i in 0_u64.. {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
+            put_and_get(&mut connection, &format!("key-{client}-{}", i % 100), &format!("value-{i}"))?;
+            answered.fetch_add(2, Ordering::Relaxed);
+        }
+        Ok(())
+    };
+    let (report, failed) = thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|client| scope.spawn(move || load(client))).collect();
+        let report = attach.finish_within(PATIENCE);
+        stop.store(true, Ordering::Relaxed);
+        let failed: Vec<String> = clients
+            .into_iter()
+            .filter_map(|client| client.join().unwrap().err().map(|error| format!("{error:#}")))
+            .collect();
+        (report.unwrap(), failed)
+    });
+    assert_eq!(failed, Vec::<String>::new(), "requests failed\n{}", etcd.process.words());
+    let answered = answered.into_inner();
+    println!("etcd answered {answered} requests; demoted: {}", report.lines_of("demoted").count());
+    assert!(answered > 1000, "hardly a load: {answered} requests");
+    assert!(etcd.process.is_running().unwrap(), "{}", etcd.process.words());
+    assert_eq!(titles(&report.findings().unwrap()), Vec::<String>::new());
+    assert_eq!(report.lines_of("finding").count(), 0, "one came and went: {}", report.answer.output);
+    report.check_nothing_lost().unwrap();
+    assert!(report.number("/gc/cycles").unwrap() > 0, "{:?}", report.lines.last());
+    assert!(report.number("/snapshots/taken").unwrap() > 10, "{:?}", report.lines.last());
+}
