@@ -250,12 +250,23 @@ impl Watcher {
         }
     }
 
+    /// Whether the process still runs the program that was attached to, as far as can be told; a process that is
+    /// gone is told by the watch.
+    fn is_same_program(&self) -> bool {
+        self.target.look().is_none_or(|look| look.same_program)
+    }
+
     fn snapshot(&mut self, notices: &mut Vec<Notice>) {
         let begun = Instant::now();
         let result = Runtime::reopen(self.target.pid(), &self.binary, self.bias).snapshot();
         self.last_snapshot_took = begun.elapsed();
         let pause = self.options.snapshot_every.max(self.last_snapshot_took * SNAPSHOT_SHARE);
         self.next_snapshot = Instant::now() + pause;
+        // What was read of another program is not looked at; the next check tells.
+        if !self.is_same_program() {
+            self.next_check = Instant::now();
+            return;
+        }
         match result {
             Ok(snapshot) => {
                 self.process.merge(&snapshot);

@@ -5,6 +5,9 @@ use super::reader::{ReadError, Reader};
 use crate::binary::GoBinary;
 use crate::target::{Target, TargetError, executable_mappings};
 
+/// More goroutines than any process has.
+const MOST_ELEMENTS: u64 = 1 << 26;
+
 /// Why a process's Go runtime can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
@@ -103,12 +106,21 @@ impl<R: Reader> Runtime<'_, R> {
         let mut header = [0; 24];
         self.memory.read(self.global(linked), &mut header).map_err(|e| self.read_error(e))?;
         let word = |i: usize| super::reader::u64_at(&header, i as u32 * 8);
-        Ok((word(0), word(1), word(2)))
+        let (at, len, cap) = (word(0), word(1), word(2));
+        // What was a Go runtime when it was checked may have become another program since.
+        if at & 7 != 0 || len > cap || cap > MOST_ELEMENTS {
+            return Err(RuntimeError::SelfCheck {
+                pid: self.pid,
+                what: format!("a slice of the runtime is at {at:#x}, {len} of {cap} elements long"),
+                layout: self.binary.layout_source().to_string(),
+            });
+        }
+        Ok((at, len, cap))
     }
 
     /// `count` pointers from `address`.
     pub(super) fn pointers(&self, address: u64, count: u64) -> Result<Vec<u64>, RuntimeError> {
-        let mut bytes = vec![0; usize::try_from(count).unwrap_or(0) * 8];
+        let mut bytes = vec![0; usize::try_from(count.min(MOST_ELEMENTS)).unwrap_or(0) * 8];
         self.memory.read(address, &mut bytes).map_err(|e| self.read_error(e))?;
         Ok(bytes.chunks_exact(8).map(|b| super::reader::u64_at(b, 0)).collect())
     }
@@ -137,7 +149,13 @@ fn load_bias(target: &Target, binary: &GoBinary) -> Result<u64, RuntimeError> {
     let mapping = mappings
         .iter()
         .find(|m| m.executable && m.offset <= text_offset && text_offset - m.offset < m.end - m.start)
-        .ok_or_else(|| error("no executable mapping of its file holds runtime.text".to_owned()))?;
+        .ok_or_else(|| {
+            if target.is_same() {
+                error("no executable mapping of its file holds runtime.text".to_owned())
+            } else {
+                TargetError::Gone { pid }.into()
+            }
+        })?;
     let bias = (mapping.start + (text_offset - mapping.offset)).wrapping_sub(text);
     if etext.wrapping_add(bias) > mapping.end {
         return Err(error(format!(

@@ -9,6 +9,8 @@ use std::sync::Arc;
 use procfs::ProcError;
 use procfs::process::Process;
 
+/// The process flag of kernel threads (`include/linux/sched.h`).
+const PF_KTHREAD: u32 = 0x0020_0000;
 /// Largest executable that is read whole.
 const MAX_EXECUTABLE: u64 = 1 << 30;
 
@@ -113,7 +115,7 @@ impl Target {
             std::io::ErrorKind::PermissionDenied => {
                 TargetError::NotPermitted { pid, what: "the executable link" }
             }
-            std::io::ErrorKind::NotFound if stat.vsize == 0 => TargetError::NoExecutable { pid },
+            std::io::ErrorKind::NotFound if stat.flags & PF_KTHREAD != 0 => TargetError::NoExecutable { pid },
             std::io::ErrorKind::NotFound => TargetError::Gone { pid },
             _ => TargetError::Io { pid, what: "the executable link", source },
         })?;

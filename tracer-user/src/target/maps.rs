@@ -29,6 +29,10 @@ pub fn executable_mappings(target: &Target) -> Result<Vec<Mapping>, TargetError>
         _ if source.raw_os_error() == Some(libc::ESRCH) => TargetError::Gone { pid },
         _ => TargetError::Io { pid, what: "the memory map", source },
     })?;
+    // A process on its way out has no memory any more.
+    if text.is_empty() {
+        return Err(TargetError::Gone { pid });
+    }
     Ok(parse(&text, target.identity.exe_inode))
 }
 
