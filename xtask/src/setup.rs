@@ -46,7 +46,12 @@ pub(crate) fn run(_arguments: &Arguments, workspace: &Workspace) -> Result<ExitC
 /// Installs what is missing; silent when nothing is.
 pub(crate) fn ensure(workspace: &Workspace) -> Result<Ready> {
     let machine = Machine::this(workspace);
-    let mut packages = host_packages(find_program("cc").is_some(), go::base().is_some());
+    let mut packages = host_packages(&Host {
+        linker: find_program("cc").is_some(),
+        go: go::base().is_some(),
+        rustfmt: find_program("cargo-fmt").is_some(),
+        clippy: find_program("cargo-clippy").is_some(),
+    });
     let mut missing = match machine.search()? {
         Found::Complete(_) => Missing::default(),
         Found::Incomplete(missing) => missing,
@@ -79,14 +84,28 @@ pub(crate) fn ensure_go(workspace: &Workspace) -> Result<go::Toolchain> {
     if go::base().is_some() { go::toolchain(workspace, go::NEWEST) } else { Ok(ensure(workspace)?.go) }
 }
 
+/// What a host has of what it needs.
+struct Host {
+    linker: bool,
+    go: bool,
+    rustfmt: bool,
+    clippy: bool,
+}
+
 /// Debian's packages for what every host needs, given what it has.
-fn host_packages(has_linker: bool, has_go: bool) -> Vec<&'static str> {
+fn host_packages(host: &Host) -> Vec<&'static str> {
     let mut packages = Vec::new();
-    if !has_linker {
+    if !host.linker {
         packages.extend(["gcc", "libc6-dev"]);
     }
-    if !has_go {
+    if !host.go {
         packages.push("golang-go");
+    }
+    if !host.rustfmt {
+        packages.push("rustfmt-web");
+    }
+    if !host.clippy {
+        packages.push("rust-web-clippy");
     }
     if !packages.is_empty() && !Path::new("/etc/ssl/certs/ca-certificates.crt").exists() {
         packages.push("ca-certificates");
@@ -162,9 +181,12 @@ mod tests {
 
     #[test]
     fn only_what_is_missing_is_asked_for() {
-        assert_eq!(host_packages(true, true), Vec::<&str>::new());
-        assert!(host_packages(false, true).starts_with(&["gcc", "libc6-dev"]));
-        assert_eq!(host_packages(true, false)[0], "golang-go");
+        let all = || Host { linker: true, go: true, rustfmt: true, clippy: true };
+        assert_eq!(host_packages(&all()), Vec::<&str>::new());
+        assert!(host_packages(&Host { linker: false, ..all() }).starts_with(&["gcc", "libc6-dev"]));
+        assert_eq!(host_packages(&Host { go: false, ..all() })[0], "golang-go");
+        assert_eq!(host_packages(&Host { rustfmt: false, ..all() })[0], "rustfmt-web");
+        assert_eq!(host_packages(&Host { clippy: false, ..all() })[0], "rust-web-clippy");
         install_packages(&[]).expect("nothing to install is no work and no error");
     }
 }
