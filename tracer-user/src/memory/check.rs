@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::goroutine::Status;
-use super::reader::{Reader, u32_at, u64_at};
+use super::reader::{Reader, field, u32_at, u64_at};
 use super::runtime::{Runtime, RuntimeError};
 
 /// More goroutines, Ps or Ms than any process has.
@@ -36,13 +36,13 @@ impl<R: Reader> Runtime<'_, R> {
             if m & 7 != 0 || !seen.insert(m) || seen.len() > 1 << 16 {
                 return Err(self.failed("the list of Ms (runtime.allm) is not a list"));
             }
-            let g0 = read(m + u64::from(layout.m.g0))
+            let g0 = read(field(m, layout.m.g0))
                 .map_err(|_| self.failed("an M in runtime.allm is not readable"))?;
-            let back = if g0 == 0 { 0 } else { self.memory.u64(g0 + u64::from(layout.g.m)).unwrap_or(0) };
+            let back = if g0 == 0 { 0 } else { self.memory.u64(field(g0, layout.g.m)).unwrap_or(0) };
             if back != m {
                 return Err(self.failed(format!("m.g0.m of the M at {m:#x} does not point back to it")));
             }
-            m = read(m + u64::from(layout.m.alllink))?;
+            m = read(field(m, layout.m.alllink))?;
         }
         if seen.is_empty() {
             return Err(self.failed("the process has no M yet: its Go runtime has not started"));
@@ -58,7 +58,7 @@ impl<R: Reader> Runtime<'_, R> {
             return Err(self.failed(format!("runtime.allp is no slice: {at:#x}, {len} of {cap}")));
         }
         for (index, p) in self.pointers(at, len)?.into_iter().enumerate() {
-            let id = self.memory.u32(p + u64::from(layout.p.id)).unwrap_or(u32::MAX);
+            let id = self.memory.u32(field(p, layout.p.id)).unwrap_or(u32::MAX);
             if usize::try_from(id) != Ok(index) {
                 return Err(self.failed(format!("P {index} says that its id is {id}")));
             }
@@ -81,7 +81,7 @@ impl<R: Reader> Runtime<'_, R> {
         // Read after the goroutines: an id can't be newer than this.
         let highest = self
             .memory
-            .u64(self.global(globals.sched) + u64::from(layout.sched.goidgen))
+            .u64(field(self.global(globals.sched), layout.sched.goidgen))
             .map_err(|e| self.read_error(e))?;
         let mut ids = HashSet::new();
         let structs = bytes.chunks_exact(layout.g.size as usize).zip(&parts).zip(&read);

@@ -51,7 +51,7 @@ impl Reader for LiveMemory {
             Ok(count) if count == len => Ok(()),
             // A process that is on its way out has no memory left: the kernel then reports a fault or an
             // empty read rather than that the process is gone.
-            Ok(count) => Err(self.fault_or_gone(address + count as u64)),
+            Ok(count) => Err(self.fault_or_gone(address.wrapping_add(count as u64))),
             Err(errno) => match self.error(address, &errno) {
                 ReadError::Fault { address } => Err(self.fault_or_gone(address)),
                 other => Err(other),

@@ -84,6 +84,11 @@ pub trait Reader {
     }
 }
 
+/// The address of a field. Wraps: a pointer that was read may be anything.
+pub(super) const fn field(structure: u64, offset: u32) -> u64 {
+    structure.wrapping_add(offset as u64)
+}
+
 /// Eight bytes of a structure that was read whole; 0 outside it.
 pub(super) fn u64_at(bytes: &[u8], offset: u32) -> u64 {
     let at = offset as usize;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use super::figures::Figures;
 use super::goroutine::{Goroutine, Park, Status};
 use super::monotonic_ns;
-use super::reader::{Reader, u8_at, u32_at, u64_at};
+use super::reader::{Reader, field, u8_at, u32_at, u64_at};
 use super::runtime::{Runtime, RuntimeError};
 use super::stack::{End, Stack, StackCopy, Unwinder};
 
@@ -93,15 +93,14 @@ impl<R: Reader> Runtime<'_, R> {
         let layout = self.binary.layout();
         let (at, len, _) = self.slice(self.binary.globals().allgs)?;
         let parts: Vec<(u64, usize)> =
-            self.pointers(at, len)?.into_iter().map(|g| (g + u64::from(layout.g.atomicstatus), 4)).collect();
+            self.pointers(at, len)?.into_iter().map(|g| (field(g, layout.g.atomicstatus), 4)).collect();
         let (bytes, read) = self.memory.read_batch(&parts).map_err(|e| self.read_error(e))?;
         let alive = bytes
             .chunks_exact(4)
             .zip(read)
             .filter(|(word, read)| *read && Status::from_word(u32_at(word, 0)).is_alive())
             .count() as u64;
-        let system =
-            self.memory.u32(self.global(self.binary.globals().sched) + u64::from(layout.sched.ngsys));
+        let system = self.memory.u32(field(self.global(self.binary.globals().sched), layout.sched.ngsys));
         Ok(alive.saturating_sub(u64::from(system.map_err(|e| self.read_error(e))?)))
     }
 
@@ -119,12 +118,12 @@ impl<R: Reader> Runtime<'_, R> {
             if m == 0 {
                 break;
             }
-            let curg = read(m + u64::from(layout.curg))?;
-            let procid = read(m + u64::from(layout.procid))?;
+            let curg = read(field(m, layout.curg))?;
+            let procid = read(field(m, layout.procid))?;
             if curg != 0 {
                 threads.insert(curg, u32::try_from(procid).unwrap_or(0));
             }
-            m = read(m + u64::from(layout.alllink))?;
+            m = read(field(m, layout.alllink))?;
         }
         Ok(threads)
     }
