@@ -156,7 +156,6 @@ impl Session {
             if options.tiers & tier == 0 || sites.is_empty() {
                 continue;
             }
-            load(&mut ebpf, tier, kind, &kernel)?;
             links.push((tier, link(&mut ebpf, tier, &sites, target, kind, &kernel)?));
         }
         // The thread ids that the runtime keeps are those of its own PID namespace.
@@ -310,13 +309,8 @@ fn program<'a>(
         .map_err(|e: ProgramError| ProbeError::from_aya("find a program", &kernel.release, &e))
 }
 
-fn load(ebpf: &mut Ebpf, tier: u32, kind: Links, kernel: &Kernel) -> Result<(), ProbeError> {
-    program(ebpf, tier, kind, kernel)?
-        .load()
-        .map_err(|e| ProbeError::from_aya("load a program", &kernel.release, &e))
-}
-
-/// Puts the loaded program of a tier onto its sites.
+/// Puts the program of a tier onto its sites. Only the link holds it in the kernel then, so that it goes with the
+/// link and not with whatever gotrail does afterwards.
 fn link(
     ebpf: &mut Ebpf,
     tier: u32,
@@ -325,7 +319,9 @@ fn link(
     kind: Links,
     kernel: &Kernel,
 ) -> Result<UProbeLink, ProbeError> {
+    let error = |what, e: &ProgramError| ProbeError::from_aya(what, &kernel.release, e);
     let program = program(ebpf, tier, kind, kernel)?;
+    program.load().map_err(|e| error("load a program", &e))?;
     let points = sites.iter().map(|site| UProbeAttachPoint {
         location: UProbeAttachLocation::AbsoluteOffset(site.file_offset),
         cookie: Some(cookie(site.probe, site.register)),
@@ -334,10 +330,10 @@ fn link(
         (Links::MultiScoped | Links::Single, Some(pid)) => UProbeScope::OneProcess(pid),
         _ => UProbeScope::AllProcesses,
     };
-    let id = program
-        .attach(points, target.exe_path(), scope)
-        .map_err(|e| ProbeError::from_aya("attach the probes", &kernel.release, &e))?;
-    program.take_link(id).map_err(|e| ProbeError::from_aya("hold the probes", &kernel.release, &e))
+    let id = program.attach(points, target.exe_path(), scope).map_err(|e| error("attach the probes", &e))?;
+    let link = program.take_link(id).map_err(|e| error("hold the probes", &e))?;
+    program.unload().map_err(|e| error("let a program go", &e))?;
+    Ok(link)
 }
 
 /// Device and inode of our PID namespace, zeros in the initial one: the programs then need not translate.
