@@ -142,6 +142,7 @@ impl Attach<'_> {
                 Notice::Ended(exit) => {
                     if self.is_json() {
                         self.line("exit", json!({ "exit": json::exit(*exit) }));
+                        eprintln!("{}  the process ended: {exit}", self.clock(monotonic_ns()));
                     } else {
                         outln!("{}  the process ended: {exit}", self.clock(monotonic_ns()));
                     }

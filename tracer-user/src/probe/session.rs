@@ -330,7 +330,17 @@ fn link(
         (Links::MultiScoped | Links::Single, Some(pid)) => UProbeScope::OneProcess(pid),
         _ => UProbeScope::AllProcesses,
     };
-    let id = program.attach(points, target.exe_path(), scope).map_err(|e| error("attach the probes", &e))?;
+    let id = program.attach(points, target.exe_path(), scope).map_err(|e| {
+        // The kernel then says whatever it stumbled over first.
+        if target.is_same() {
+            error("attach the probes", &e)
+        } else {
+            ProbeError::Changed {
+                pid: target.pid(),
+                why: "it ended, or runs another executable now".to_owned(),
+            }
+        }
+    })?;
     let link = program.take_link(id).map_err(|e| error("hold the probes", &e))?;
     program.unload().map_err(|e| error("let a program go", &e))?;
     Ok(link)
