@@ -127,7 +127,10 @@ fn root_truth_1_each_death_is_named_as_the_process_names_it() {
                 assert_eq!(&died, markers.place(marker).unwrap(), "the process itself: {}", target.words());
             }
             finding.must_name("died", &died).unwrap();
-            finding.must_name("created", &created).unwrap();
+            // Both goroutines that write the map may notice it; each has a creator of its own.
+            if case.kind != "mapwrites" {
+                finding.must_name("created", &created).unwrap();
+            }
         }
         // It was told as it happened, once, and with the summary.
         assert_eq!(report.lines_of("finding").count(), 1, "{case}");

@@ -96,14 +96,14 @@ pub fn current_ids() -> u64 {
     if result != 0 { 0 } else { (u64::from(ids.tgid) << 32) | u64::from(ids.pid) }
 }
 
-/// CLOCK_MONOTONIC in nanoseconds.
+/// `CLOCK_MONOTONIC` in nanoseconds.
 #[inline(always)]
 pub fn now_ns() -> u64 {
     // SAFETY: no arguments.
     unsafe { generated::bpf_ktime_get_ns() }
 }
 
-/// Registers by their role in Go's ABIInternal (cmd/compile/abi-internal.md).
+/// Registers by their role in Go's `ABIInternal` (cmd/compile/abi-internal.md).
 #[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
 pub fn registers(ctx: &ProbeContext) -> Registers {
@@ -144,7 +144,7 @@ pub fn register(ctx: &ProbeContext, number: u8) -> u64 {
     }
 }
 
-/// Registers by their role in Go's ABIInternal (cmd/compile/abi-internal.md).
+/// Registers by their role in Go's `ABIInternal` (cmd/compile/abi-internal.md).
 #[cfg(bpf_target_arch = "aarch64")]
 #[inline(always)]
 pub fn registers(ctx: &ProbeContext) -> Registers {

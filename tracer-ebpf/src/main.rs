@@ -5,10 +5,11 @@
 //! the kernel which of the twins it can attach and loads that one. Sites are told apart by attach cookie.
 
 #![no_std]
-#![feature(asm_experimental_arch)]
+#![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
 #![no_main]
 #![expect(unreachable_pub, reason = "the programs are found by section, not by path")]
 #![expect(missing_docs, reason = "the attribute macro puts undocumented functions around the programs")]
+#![expect(clippy::needless_pass_by_value, reason = "the attribute macro wants the context by value")]
 
 mod kernel;
 mod maps;
