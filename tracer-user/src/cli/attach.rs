@@ -281,6 +281,13 @@ impl Attach<'_> {
                     "lifetimes_observed": process.has_lifetimes(),
                     "blocked_share": self.blocked_share(),
                 },
+                "last_figures": process.figures.as_ref().map(|figures| json!({
+                    "gc_cycles": figures.gc_cycles,
+                    "forced_gc_cycles": figures.forced_gc_cycles,
+                    "heap_live_bytes": figures.heap_live,
+                    "gogc": figures.gc_percent,
+                    "gomaxprocs": figures.gomaxprocs,
+                })),
                 "snapshots": { "taken": process.snapshots, "torn_goroutines": process.torn },
                 "dropped": {
                     "model": process.dropped + process.groups.dropped + process.goroutines.untracked,
