@@ -21,7 +21,7 @@ const GONE_WITHIN: Duration = Duration::from_millis(100);
 /// How long gotrail may take from Ctrl-C to its end: the summary, and 2 s for what export still has.
 const ENDED_WITHIN: Duration = Duration::from_millis(2500);
 /// How often that is tried on a machine that others may be using.
-const ATTEMPTS: u32 = 5;
+const ATTEMPTS: u32 = 3;
 /// Time between two looks.
 const LOOK: Duration = Duration::from_millis(2);
 
