@@ -160,7 +160,7 @@ impl Word {
         } else if self.is(0x7f80_0000, 0x1280_0000) {
             Some((self.rd(), narrow(!shifted)))
         } else if self.is(0x7f80_03e0, 0x3200_03e0) {
-            let mask = bit_mask(self.field(22, 1), self.field(10, 6), self.field(16, 6))?;
+            let mask = bit_mask(self.field(22, 1), self.field(16, 6), self.field(10, 6))?;
             Some((self.rd(), narrow(mask)))
         } else if self.copy().is_some_and(|(_, from)| from == ZERO) || self.is(0xffff_ffe0, 0x2a1f_03e0) {
             Some((self.rd(), 0))
