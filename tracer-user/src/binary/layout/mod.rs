@@ -565,14 +565,14 @@ mod tests {
     #[test]
     fn find_names_both_reasons() {
         let version = GoVersion::parse("go1.99.0").unwrap();
-        let error = find(b"not an ELF file", &version, "amd64").expect_err("no such version").to_string();
+        let error = find(b"not an ELF file", || None, &version, "amd64").expect_err("no such version").to_string();
         assert!(error.contains("DWARF") && error.contains("go1.99.0"), "{error}");
     }
 
     #[test]
     fn find_falls_back_to_the_table_and_says_so() {
         let version = GoVersion::parse("go1.21.13").unwrap();
-        let (layout, source) = find(b"", &version, "arm64").unwrap();
+        let (layout, source) = find(b"", || None, &version, "arm64").unwrap();
         assert!(matches!(source, LayoutSource::Table { .. }), "{source}");
         assert!(source.to_string().contains("go1.21"), "{source}");
         assert_eq!(layout.g.m, 48);
