@@ -8,7 +8,7 @@ use super::code::Code;
 use super::error::BinaryError;
 use super::globals::Globals;
 use super::image::{Architecture, Image};
-use super::layout::{self, Layout, LayoutSource};
+use super::layout::{self, Layout, LayoutError, LayoutSource};
 use super::sites::{self, Plan};
 use super::symbols::{Frame, Function, Symbols};
 use super::types::{TypeName, type_name};
@@ -132,11 +132,19 @@ impl Program {
                 Image::parse(Arc::clone(file)).is_ok_and(|debug| debug.gnu_build_id() == Some(id))
             })
         };
-        let found = layout::find(self.image.bytes(), debug, version, goarch)
-            .map_err(BinaryError::from)
-            .and_then(|(layout, source)| {
-                Globals::find(&self.image, &self.symbols, &layout, version).map(|g| (layout, source, g))
-            });
+        let globals = |layout: &Layout| Globals::find(&self.image, &self.symbols, layout, version);
+        let found = match layout::find(self.image.bytes(), debug, version, goarch) {
+            Ok((layout, source)) => globals(&layout).map(|globals| (layout, source, globals)),
+            Err(error) => match layout::witness::claim(version, goarch) {
+                Some(claim) => globals(&claim.layout).and_then(|globals| {
+                    let source = claim.prove(&self.image, &self.symbols, &globals).map_err(|code| {
+                        BinaryError::from(LayoutError::NotProven { table: Box::new(error), code })
+                    })?;
+                    Ok((claim.layout, source, globals))
+                }),
+                None => Err(error.into()),
+            },
+        };
         match found {
             Ok((layout, layout_source, globals)) => {
                 Ok(GoBinary { program: self, layout, layout_source, globals })
@@ -271,6 +279,12 @@ impl GoBinary {
     #[must_use]
     pub fn plan(&self, tiers: u32) -> Plan {
         sites::plan(self.image(), self.symbols(), &self.layout, self.version(), tiers)
+    }
+
+    /// The shapes of the functions that use the layout's fields: see [`layout::witness`].
+    #[must_use]
+    pub fn witnesses(&self) -> BTreeMap<&'static str, String> {
+        layout::witness::witnesses(self.image(), self.symbols(), &self.layout, &self.globals)
     }
 
     /// Linked addresses of the instructions with which a function returns, by decoding all of it.

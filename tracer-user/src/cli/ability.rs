@@ -1,7 +1,7 @@
 //! What gotrail can do with a program or a process: for each tier and command yes or no, why, and what would make it
 //! yes.
 
-use gotrail::binary::{Architecture, BinaryError, Cost, GoBinary, LayoutError, Plan, Program};
+use gotrail::binary::{Architecture, BinaryError, Cost, GoBinary, Plan, Program};
 use gotrail::probe::Kernel;
 use gotrail::text::printable;
 use serde_json::{Value, json};
@@ -69,16 +69,18 @@ fn of_plan(name: &'static str, what: &str, plan: &Plan) -> Ability {
 
 /// What is left of a program whose runtime is not understood.
 pub(crate) fn of_program(program: &Program, error: &BinaryError) -> Vec<Ability> {
-    let remedy = remedy(error, program);
-    ["T0 memory", "T1 rare probes", "T2 lifetimes", "T3 switches"]
-        .map(|name| Ability::no(name, error.to_string(), remedy.clone()))
-        .into()
+    let mut abilities = vec![Ability::no("T0 memory", error.to_string(), remedy(error, program))];
+    for (_, name, what) in PROBE_TIERS {
+        let why = format!("{what}: needs the layout of the runtime, as T0 does");
+        abilities.push(Ability { name, ok: false, why, remedy: None });
+    }
+    abilities
 }
 
 fn remedy(error: &BinaryError, program: &Program) -> String {
     let version = &program.build().version;
     match error {
-        BinaryError::Layout(LayoutError::Unknown { .. } | LayoutError::Neither { .. }) => format!(
+        BinaryError::Layout(_) => format!(
             "a build with DWARF (without -ldflags=-w), its debug file below /usr/lib/debug/.build-id, or a gotrail that knows {version}"
         ),
         BinaryError::Global { .. } => "a build with its symbol table (without -ldflags=-s)".to_owned(),

@@ -6,6 +6,7 @@
 
 mod dwarf;
 mod table;
+pub mod witness;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -90,6 +91,14 @@ pub enum LayoutError {
         /// The most that are taken.
         limit: u64,
     },
+    /// No release's layout could be proven either.
+    #[error("{table}; nor is its code that of the nearest measured release: {code}")]
+    NotProven {
+        /// Why not by the table.
+        table: Box<LayoutError>,
+        /// Why not by the code.
+        code: String,
+    },
     /// Neither way led to a layout.
     #[error("no layout by DWARF: {dwarf}; nor by the table: {table}")]
     Neither {
@@ -107,6 +116,14 @@ pub enum LayoutSource {
     Dwarf,
     /// The DWARF of a debug file on this host that has the program's build ID.
     DebugFile,
+    /// The row of the table for another release of the same minor: the machine code of the functions that use the
+    /// fields is the same.
+    Code {
+        /// That release, without `go`.
+        version: String,
+        /// How many functions were compared.
+        functions: usize,
+    },
     /// The row of the table for the versions from `first` to `last`.
     Table {
         /// The first version of the row.
@@ -121,6 +138,9 @@ impl fmt::Display for LayoutSource {
         match self {
             Self::Dwarf => f.write_str("DWARF"),
             Self::DebugFile => f.write_str("DWARF in a debug file with its build ID"),
+            Self::Code { version, functions } => {
+                write!(f, "table (go{version}), proven by the code of {functions} functions")
+            }
             Self::Table { first, last } if first == last => write!(f, "table (go{first})"),
             Self::Table { first, last } => write!(f, "table (go{first} to go{last})"),
         }
