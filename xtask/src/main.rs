@@ -7,6 +7,7 @@
 
 mod backends;
 mod build;
+mod cells;
 mod children;
 mod command;
 mod demo;

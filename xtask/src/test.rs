@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use crate::backends;
 use crate::build;
+use crate::cells::Wanted;
 use crate::command::line;
 use crate::fixtures;
 use crate::lint;
@@ -33,6 +34,9 @@ pub(crate) struct Arguments {
     /// Leave out the lints.
     #[arg(long)]
     no_lint: bool,
+    /// Every Go version in every way of building, instead of each at least once.
+    #[arg(long)]
+    full: bool,
 }
 
 /// Runs the verb. The sum is the last line, however it ends.
@@ -82,8 +86,8 @@ impl Session<'_> {
     fn integration(&mut self, arguments: &Arguments, ready: &Ready, gotrail: &Path) -> Result<()> {
         let workspace = self.workspace;
         heading("fixtures");
-        let fixtures = fixtures::build_matrix(workspace, &[], &[], &[])?;
-        println!("{} fixtures are there", fixtures.built.len());
+        let fixtures = fixtures::build_matrix(workspace, &Wanted::all(arguments.full))?;
+        println!("{} fixtures are there", fixtures.built());
         for reason in &fixtures.skipped {
             println!("no fixture: {reason}");
         }
