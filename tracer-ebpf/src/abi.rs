@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 /// Version of everything in this module. A program that finds another version in [`ProcConfig`] ignores
 /// the process and counts the hit as [`ProbeCounters::refused`].
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Name of the hash map `tgid (u32) -> ProcConfig`.
 pub const MAP_PROCESSES: &str = "PROCESSES";
@@ -35,6 +35,8 @@ pub const MAX_TEXT: usize = 512;
 pub const TIER_T1: u32 = 1;
 /// Tier switch: goroutine creation and exit.
 pub const TIER_T2: u32 = 2;
+/// Tier switch: what happens at each switch between goroutines.
+pub const TIER_T3: u32 = 4;
 
 /// [`ProcConfig::flags`]: copy panic and fatal texts out of the process.
 pub const CONFIG_CAPTURE_TEXT: u32 = 1;
@@ -82,11 +84,17 @@ pub enum Probe {
     GoCreate = 17,
     /// A goroutine ended: `gdestroy` (Go 1.22 and later) or `goexit0`.
     GoExit = 18,
+    /// `park_m`: a goroutine parks.
+    GoPark = 19,
+    /// `ready`: somebody makes a parked goroutine runnable.
+    GoReady = 20,
+    /// `gogo`: a goroutine is about to run.
+    GoRun = 21,
 }
 
 impl Probe {
     /// Every probe, in the order of its number.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 21] = [
         Self::GcStart,
         Self::GcMarkEnd,
         Self::GcMarkTermination,
@@ -105,6 +113,9 @@ impl Probe {
         Self::Recovery,
         Self::GoCreate,
         Self::GoExit,
+        Self::GoPark,
+        Self::GoReady,
+        Self::GoRun,
     ];
 
     /// The probe with this wire number.
@@ -118,6 +129,7 @@ impl Probe {
     pub const fn tier(self) -> u32 {
         match self {
             Self::GoCreate | Self::GoExit => TIER_T2,
+            Self::GoPark | Self::GoReady | Self::GoRun => TIER_T3,
             _ => TIER_T1,
         }
     }
@@ -144,6 +156,9 @@ impl Probe {
             Self::Recovery => "recovery",
             Self::GoCreate => "go_create",
             Self::GoExit => "go_exit",
+            Self::GoPark => "go_park",
+            Self::GoReady => "go_ready",
+            Self::GoRun => "go_run",
         }
     }
 }
@@ -218,8 +233,11 @@ pub struct ProcConfig {
     pub stop_has_reason: u32,
     /// 1 where `startCycle` carries the trigger kind (Go 1.19 and later).
     pub gc_start_has_trigger: u32,
+    /// Address of `runtime.systemstack_switch` in the process, 0 if unknown: what `g.sched.pc` is while a
+    /// goroutine is on a system stack by way of `systemstack`.
+    pub systemstack_switch: u64,
 }
-const _: () = assert!(size_of::<ProcConfig>() == 96);
+const _: () = assert!(size_of::<ProcConfig>() == 104);
 
 /// Counters of one probe of one process on one CPU.
 ///

@@ -391,6 +391,7 @@ pub(crate) mod fake {
             m_curg: 184,
             m_procid: 64,
             flags: CONFIG_CAPTURE_TEXT,
+            g_stack_hi: 8,
             ..ProcConfig::zeroed()
         }
     }

@@ -28,6 +28,15 @@ pub fn walk<M: Memory>(
         // Where the goroutine left its own stack, while the system stack is still being walked.
         resume_pc: if on_user_stack || current.g == 0 { 0 } else { current.g + u64::from(config.g_sched_pc) },
         resume_bp: current.g + u64::from(config.g_sched_bp),
+        // Up to Go 1.20 mcall and systemstack leave the goroutine's frame pointer in its register: the chain of the
+        // system stack goes on into the other one.
+        end: if on_user_stack {
+            u64::MAX
+        } else {
+            memory.read_u64(registers.g + u64::from(config.g_stack_hi)).unwrap_or(u64::MAX)
+        },
+        begin: if on_user_stack { 0 } else { registers.sp },
+        systemstack_switch: config.systemstack_switch,
         flags: 0,
     };
     match first_return {
@@ -43,6 +52,9 @@ pub fn walk<M: Memory>(
     flags
 }
 
+/// Bytes of `runtime.systemstack_switch`, at most.
+const SYSTEMSTACK_SWITCH_SIZE: u64 = 32;
+
 /// `user_from` while the goroutine's own stack has not been reached.
 const NEVER: u32 = u32::MAX;
 
@@ -56,6 +68,11 @@ struct Walker<'a, M> {
     /// Address of `g.sched.pc` to go on from when this stack is done, 0 if there is no other.
     resume_pc: u64,
     resume_bp: u64,
+    /// Frames lie from here
+    begin: u64,
+    /// up to here.
+    end: u64,
+    systemstack_switch: u64,
     flags: u8,
 }
 
@@ -82,7 +99,17 @@ impl<M: Memory> Walker<'_, M> {
         };
         self.frames.user_from = self.frames.len;
         self.push(pc);
+        // systemstack saves a pc that is not its caller's, and a stack pointer at the return address to that
+        // (runtime/asm_amd64.s and asm_arm64.s); mcall saves its caller's own. gobuf begins with sp and pc.
+        if self.frames.len < MAX_FRAMES as u32
+            && pc.wrapping_sub(self.systemstack_switch) < SYSTEMSTACK_SWITCH_SIZE
+            && let Ok(sp) = self.memory.read_u64(at - 8)
+            && let Ok(caller) = self.memory.read_u64(sp)
+        {
+            self.push(caller);
+        }
         self.bp = self.memory.read_u64(self.resume_bp).unwrap_or(0);
+        (self.begin, self.end) = (0, u64::MAX);
         true
     }
 }
@@ -95,7 +122,7 @@ impl<M: Memory> Step for Walker<'_, M> {
             return false;
         }
         let bp = self.bp;
-        if bp == 0 || bp & 7 != 0 || bp >> 47 != 0 {
+        if bp == 0 || bp & 7 != 0 || bp >> 47 != 0 || bp < self.begin || bp >= self.end {
             return self.switch();
         }
         let (Ok(pc), Ok(next)) = (self.memory.read_u64(bp + 8), self.memory.read_u64(bp)) else {
@@ -145,6 +172,49 @@ mod tests {
         for (at, value) in [
             (0x8000, 0xa1),
             (0x8100, 0),
+            (0x8108, 0xa2),
+            (G + 64, 0xb0),
+            (G + 96, 0x9000),
+            (0x9000, 0),
+            (0x9008, 0xb1),
+        ] {
+            memory.0.insert(at, value);
+        }
+        let registers = Registers { g: G0, pc: 0xa0, sp: 0x8000, bp: 0x8100, ..Registers::default() };
+        let current = Current { g: G, goid: 7, flags: FLAG_SYSTEM_STACK };
+        assert_eq!(walked(&registers, &current, &memory), (vec![0xa0, 0xa1, 0xa2, 0xb0, 0xb1], 3, 0));
+    }
+
+    #[test]
+    fn the_caller_of_systemstack_is_not_lost() {
+        let mut memory = process();
+        for (at, value) in [
+            (0x8000, 0xa1),
+            (G + 56, 0x8f00),
+            (G + 64, 0x5008),
+            (0x8f00, 0xc1),
+            (G + 96, 0x9000),
+            (0x9000, 0),
+            (0x9008, 0xb1),
+        ] {
+            memory.0.insert(at, value);
+        }
+        let registers = Registers { g: G0, pc: 0xa0, sp: 0x8000, bp: 0, ..Registers::default() };
+        let current = Current { g: G, goid: 7, flags: FLAG_SYSTEM_STACK };
+        let config = ProcConfig { systemstack_switch: 0x5000, ..config() };
+        let mut frames = Frames::zeroed();
+        walk(&registers, &current, &config, &memory, &mut frames);
+        assert_eq!(frames.pcs[..frames.len as usize], [0xa0, 0xa1, 0x5008, 0xc1, 0xb1]);
+    }
+
+    #[test]
+    fn a_system_stacks_chain_that_leaves_it_is_not_followed() {
+        let mut memory = process();
+        for (at, value) in [
+            (0x8000, 0xa1),
+            (G0 + 8, 0x8800),
+            // Into the goroutine's own stack, which is reached by way of g.sched.
+            (0x8100, 0x9000),
             (0x8108, 0xa2),
             (G + 64, 0xb0),
             (G + 96, 0x9000),

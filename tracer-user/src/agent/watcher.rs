@@ -10,10 +10,10 @@ use tracer_ebpf::{TIER_T1, TIER_T2};
 use super::budget::{Budget, Demotion};
 use crate::binary::{BinaryError, CallSite, GoBinary};
 use crate::detect::{
-    Change, Context, Ledger, SiteRef, Thresholds, caller_site, examine, watched_connections,
+    Change, Context, Ledger, SiteRef, Thresholds, call_frames, caller_site, examine, watched_connections,
 };
 use crate::memory::{ReadError, Runtime, RuntimeError, Symbolizer, monotonic_ns};
-use crate::model::{CallStack, Process};
+use crate::model::{CallStack, Event, EventKind, Process, StwReason};
 use crate::probe::{Accounting, Detacher, ProbeError, Session, Stream};
 use crate::target::{CpuLimit, Exit, Target, TargetError, Watch, cpu_limit};
 
@@ -243,11 +243,24 @@ impl Watcher {
     fn receive(&mut self) {
         let Some(stream) = &self.stream else { return };
         match stream.recv_timeout(STEP) {
-            Ok(batch) => batch.iter().for_each(|event| self.process.apply(event)),
+            Ok(batch) => batch.into_iter().for_each(|event| self.apply(event)),
             Err(RecvTimeoutError::Timeout) => {}
             // The drain has ended before its time: its thread died. The accounting will not balance then.
             Err(RecvTimeoutError::Disconnected) => std::thread::sleep(STEP),
         }
+    }
+
+    /// Before Go 1.21 only the stack tells why the world is stopped, and stacks need the executable.
+    fn apply(&mut self, mut event: Event) {
+        if let EventKind::StwStop { reason: reason @ None, caller } = &mut event.kind {
+            let frames = call_frames(&self.binary, &self.symbolizer, caller);
+            *reason = StwReason::of_callers(frames.iter().map(|frame| frame.function.as_str()));
+            // As later versions do: the GC's own two stops come with every cycle, from the same place.
+            if reason.is_some_and(StwReason::is_gc) {
+                *caller = CallStack::default();
+            }
+        }
+        self.process.apply(&event);
     }
 
     /// Whether the process still runs the program that was attached to, as far as can be told; a process that is
@@ -340,7 +353,7 @@ impl Watcher {
         let detached_in = self.session.detach();
         if let Some(stream) = self.stream.take() {
             for batch in stream {
-                batch.iter().for_each(|event| self.process.apply(event));
+                batch.into_iter().for_each(|event| self.apply(event));
             }
         }
         self.session.join();

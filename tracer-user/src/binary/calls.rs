@@ -1,12 +1,9 @@
 //! Who calls the functions that tune the runtime by hand: found in the machine code, so in stripped
 //! binaries and for calls made before attach too.
 
-use iced_x86::{
-    Code, Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
-};
-
-use super::image::{Architecture, Image};
-use super::symbols::{Frame, Function, Symbols};
+use super::code::{Call, Code};
+use super::image::Image;
+use super::symbols::{Frame, Symbols};
 
 /// What is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -83,101 +80,52 @@ const TARGETS: [(&str, Hazard); 10] = [
 
 /// Finds all direct calls, in address order.
 pub(super) fn scan(image: &Image, symbols: &Symbols) -> Vec<CallSite> {
-    if image.architecture() != Architecture::Amd64 {
-        return Vec::new();
-    }
     let targets: Vec<(u64, Hazard)> = symbols
         .find(image, TARGETS.map(|(name, _)| name))
         .into_iter()
         .zip(TARGETS)
         .filter_map(|(function, (_, hazard))| Some((function?.entry, hazard)))
         .collect();
+    let addresses: Vec<u64> = targets.iter().map(|(address, _)| *address).collect();
     if targets.is_empty() {
         return Vec::new();
     }
     let mut sites = Vec::new();
     for function in symbols.functions() {
-        let len = usize::try_from(function.end.saturating_sub(function.entry)).unwrap_or(0);
-        let Some(code) = image.read(function.entry, len) else { continue };
+        let Some(code) = Code::of(image, *function) else { continue };
         // Only functions whose bytes hold something that looks like such a call are decoded.
-        if looks_like_call(code, function.entry, &targets) {
-            decode(image, symbols, *function, code, &targets, &mut sites);
+        if !code.may_call(&addresses) {
+            continue;
+        }
+        for call in code.calls(&addresses) {
+            let hazard = targets.iter().find(|(address, _)| *address == call.target);
+            // A jump within the function itself is none.
+            let inside = (function.entry..function.end).contains(&call.target);
+            if let (Some((_, hazard)), false) = (hazard, inside) {
+                sites.extend(site(image, symbols, call, *hazard));
+            }
         }
     }
     sites
 }
 
-/// Whether `e8 rel32` to a target occurs at any byte, boundary or not.
-fn looks_like_call(code: &[u8], base: u64, targets: &[(u64, Hazard)]) -> bool {
-    code.windows(5).enumerate().any(|(at, window)| {
-        let &[0xe8, a, b, c, d] = window else { return false };
-        let next = base.wrapping_add(at as u64 + 5);
-        let target = next.wrapping_add_signed(i64::from(i32::from_le_bytes([a, b, c, d])));
-        targets.iter().any(|(address, _)| *address == target)
-    })
-}
-
-fn decode(
-    image: &Image,
-    symbols: &Symbols,
-    function: Function,
-    code: &[u8],
-    targets: &[(u64, Hazard)],
-    sites: &mut Vec<CallSite>,
-) {
-    let jump_targets = jump_targets(code, function.entry);
-    let mut decoder = Decoder::with_ip(64, code, function.entry, DecoderOptions::NONE);
-    let mut factory = InstructionInfoFactory::new();
-    let mut instruction = Instruction::default();
-    let mut first_argument = Argument::Computed;
-    while decoder.can_decode() {
-        decoder.decode_out(&mut instruction);
-        if instruction.is_invalid() {
-            // Padding and data behind the last instruction.
-            first_argument = Argument::Computed;
-            continue;
-        }
-        if jump_targets.contains(&instruction.ip()) {
-            first_argument = Argument::Computed;
-        }
-        if instruction.is_call_near() {
-            let target = instruction.near_branch_target();
-            if let Some((_, hazard)) = targets.iter().find(|(address, _)| *address == target)
-                && let Some(site) = site(image, symbols, &instruction, *hazard, first_argument)
-            {
-                sites.push(site);
-            }
-            first_argument = Argument::Computed;
-        } else if let Some(constant) = constant_in_first_argument(&instruction) {
-            first_argument = Argument::Constant(constant);
-        } else if writes_first_argument(&mut factory, &instruction) {
-            first_argument = Argument::Computed;
-        }
-    }
-}
-
-fn site(
-    image: &Image,
-    symbols: &Symbols,
-    call: &Instruction,
-    hazard: Hazard,
-    first_argument: Argument,
-) -> Option<CallSite> {
-    let frames = symbols.frames(image, call.ip(), true);
+fn site(image: &Image, symbols: &Symbols, call: Call, hazard: Hazard) -> Option<CallSite> {
+    let frames = symbols.frames(image, call.address, true);
     // A frame of runtime/debug around the call is the public function, inlined.
     let physical = &frames.last()?.function;
     if physical.starts_with("runtime/debug.") || physical.starts_with("runtime.") {
         return None;
     }
     let caller = frames.iter().find(|frame| !frame.function.starts_with("runtime/debug."))?.clone();
-    let argument = match (hazard, first_argument) {
+    let argument = match (hazard, call.argument) {
         (Hazard::Gc | Hazard::FreeOsMemory, _) => Argument::None,
         // An int32 in a register whose upper half is free.
-        (Hazard::SetGcPercent, Argument::Constant(value)) => Argument::Constant(i64::from(value as i32)),
-        (_, argument) => argument,
+        (Hazard::SetGcPercent, Some(value)) => Argument::Constant(i64::from(value as i32)),
+        (_, Some(value)) => Argument::Constant(value),
+        (_, None) => Argument::Computed,
     };
     let in_standard_library = is_standard_library(&caller.function);
-    Some(CallSite { hazard, argument, address: call.ip(), caller, in_standard_library })
+    Some(CallSite { hazard, argument, address: call.address, caller, in_standard_library })
 }
 
 /// Whether a function belongs to the standard library: its import path has no dot in the first element and
@@ -241,49 +189,6 @@ const STANDARD_ROOTS: [&str; 47] = [
     "unicode",
     "unsafe",
 ];
-
-fn jump_targets(code: &[u8], base: u64) -> Vec<u64> {
-    let mut decoder = Decoder::with_ip(64, code, base, DecoderOptions::NONE);
-    let mut instruction = Instruction::default();
-    let mut targets = Vec::new();
-    while decoder.can_decode() {
-        decoder.decode_out(&mut instruction);
-        if instruction.is_jcc_short_or_near() || instruction.is_jmp_short_or_near() {
-            targets.push(instruction.near_branch_target());
-        }
-    }
-    targets
-}
-
-fn constant_in_first_argument(instruction: &Instruction) -> Option<i64> {
-    let into_rax = matches!(instruction.op0_register(), Register::EAX | Register::RAX);
-    match instruction.code() {
-        Code::Mov_r32_imm32 if into_rax => Some(i64::from(instruction.immediate32())),
-        Code::Mov_rm64_imm32 | Code::Mov_r64_imm64
-            if into_rax && instruction.op0_kind() == OpKind::Register =>
-        {
-            Some(instruction.immediate(1) as i64)
-        }
-        _ if instruction.mnemonic() == Mnemonic::Xor
-            && into_rax
-            && instruction.op1_kind() == OpKind::Register
-            && instruction.op0_register() == instruction.op1_register() =>
-        {
-            Some(0)
-        }
-        _ => None,
-    }
-}
-
-fn writes_first_argument(factory: &mut InstructionInfoFactory, instruction: &Instruction) -> bool {
-    factory.info(instruction).used_registers().iter().any(|used| {
-        used.register().full_register() == Register::RAX
-            && matches!(
-                used.access(),
-                OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite
-            )
-    })
-}
 
 #[cfg(test)]
 mod tests {

@@ -4,12 +4,11 @@
 //! of the runtime refers to; the recipes hold from Go 1.18 to 1.27, and what they give is checked on the
 //! live process before anything is read through it.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, OpKind, Register};
-
+use super::code::Code;
 use super::error::BinaryError;
-use super::image::{Architecture, Image};
+use super::image::Image;
 use super::layout::Layout;
-use super::symbols::{Function, Symbols};
+use super::symbols::Symbols;
 use super::version::GoVersion;
 
 /// Linked addresses of the globals that gotrail reads.
@@ -91,8 +90,10 @@ impl Globals {
                 |why: String| BinaryError::Global { name: recipe.name, version: version.to_string(), why };
             let function =
                 function.ok_or_else(|| error(format!("{} is not in the binary", recipe.function)))?;
-            *slot = references(image, function)
-                .map_err(error)?
+            let code = Code::of(image, function)
+                .ok_or_else(|| error(format!("the code of {} is not in the file", recipe.function)))?;
+            *slot = code
+                .references()
                 .get(recipe.reference)
                 .and_then(|address| address.checked_sub(u64::from(recipe.delta)))
                 .ok_or_else(|| error(format!("{} does not refer to it where it should", recipe.function)))?;
@@ -100,34 +101,4 @@ impl Globals {
         let [allgs, allp, allm, sched, gc_controller, memstats, gcphase] = found;
         Ok(Self { allgs, allp, allm, sched, gc_controller, memstats, gcphase, from_code: true })
     }
-}
-
-/// Distinct addresses of data that a function refers to, in the order of its instructions.
-fn references(image: &Image, function: Function) -> Result<Vec<u64>, String> {
-    if image.architecture() != Architecture::Amd64 {
-        return Err(format!(
-            "the symbol table is stripped, and globals are found in machine code on amd64 only, not on {}",
-            image.architecture().goarch()
-        ));
-    }
-    let len = usize::try_from(function.end - function.entry).unwrap_or(0).min(1 << 16);
-    let code = image.read(function.entry, len).ok_or("its code is not in the file")?;
-    let mut decoder = Decoder::with_ip(64, code, function.entry, DecoderOptions::NONE);
-    let mut instruction = Instruction::default();
-    let mut found = Vec::new();
-    while decoder.can_decode() {
-        decoder.decode_out(&mut instruction);
-        if instruction.is_invalid() {
-            break;
-        }
-        let relative = (0..instruction.op_count()).any(|i| instruction.op_kind(i) == OpKind::Memory)
-            && instruction.memory_base() == Register::RIP;
-        if relative {
-            let address = instruction.memory_displacement64();
-            if !found.contains(&address) {
-                found.push(address);
-            }
-        }
-    }
-    Ok(found)
 }

@@ -2,9 +2,11 @@
 //! are laid out, and where probes may go. Pure functions over bytes: no process, no kernel.
 
 mod calls;
+mod code;
 mod error;
 mod globals;
 mod image;
+mod inlining;
 pub mod layout;
 mod read;
 mod sites;
@@ -13,11 +15,12 @@ mod types;
 pub mod version;
 
 pub use calls::{Argument, CallSite, Hazard};
+pub use code::Cost;
 pub use error::BinaryError;
 pub use globals::Globals;
 pub use image::{Architecture, Image};
 pub use layout::{Layout, LayoutError, LayoutSource};
 pub use read::{Build, GoBinary};
-pub use sites::{Cost, Plan, Site, Unavailable};
+pub use sites::{Plan, Site, Substitute, Unavailable};
 pub use symbols::{Frame, Function, Symbols};
 pub use version::GoVersion;

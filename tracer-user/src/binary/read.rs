@@ -14,7 +14,7 @@ use super::types::{TypeName, type_name};
 use super::version::GoVersion;
 
 /// The first minor version of Go that is supported.
-pub(crate) const FIRST_MINOR: u16 = 21;
+pub(crate) const FIRST_MINOR: u16 = 18;
 
 /// What the Go linker recorded about a build.
 #[derive(Clone, Debug)]
@@ -169,7 +169,7 @@ impl GoBinary {
     /// Plans the probe sites of some tiers.
     #[must_use]
     pub fn plan(&self, tiers: u32) -> Plan {
-        sites::plan(&self.image, &self.symbols, self.version(), tiers)
+        sites::plan(&self.image, &self.symbols, &self.layout, self.version(), tiers)
     }
 
     /// Finds who tunes the runtime by hand.

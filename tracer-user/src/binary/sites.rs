@@ -1,38 +1,19 @@
 //! Where probes go: a pure plan from machine code (SAFE-2).
 //!
 //! A probe on an ordinary instruction is single-stepped by the kernel, ten times the cost of one on an
-//! instruction that the kernel emulates. Nearly every Go function begins with a stack check, whose `push
-//! %rbp` behind it (Go 1.21 and later) or `jbe` inside it (earlier) is emulated: the arguments are still in
-//! their registers there. Every site is an instruction boundary found by decoding from the function's start.
+//! instruction that the kernel emulates. Nearly every Go function begins with a stack check, in or behind
+//! which there is one, with the arguments still in their registers. Functions that the compiler may inline
+//! into others (with a profile it inlines much of the scheduler) are observed where they can't be: where they
+//! are called through a function value, or at the calls that are left.
 
-use iced_x86::{
-    Code, Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, OpAccess, OpKind, Register,
-};
-use tracer_ebpf::{Probe, TIER_T1, TIER_T2};
+use tracer_ebpf::{Probe, TIER_T1, TIER_T2, TIER_T3};
 
-use super::image::{Architecture, Image};
+use super::code::{Code, Cost, Spot};
+use super::image::Image;
+use super::inlining::{Inlining, inlining};
+use super::layout::Layout;
 use super::symbols::{Function, Symbols};
 use super::version::GoVersion;
-
-/// What one hit of a site costs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Cost {
-    /// The kernel emulates the instruction.
-    Emulated,
-    /// The kernel single-steps it: about fourteen times as dear.
-    Stepped,
-}
-
-impl Cost {
-    /// The name used in outputs.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Emulated => "emulated",
-            Self::Stepped => "single-stepped",
-        }
-    }
-}
 
 /// One place for a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +22,8 @@ pub struct Site {
     pub probe: Probe,
     /// The function that it is in.
     pub function: String,
+    /// Linked address of that function.
+    pub entry: u64,
     /// Linked address of the instruction.
     pub address: u64,
     /// Its offset in the file: what the kernel places it by.
@@ -49,7 +32,7 @@ pub struct Site {
     pub bytes: Vec<u8>,
     /// What a hit costs.
     pub cost: Cost,
-    /// For creation sites: the number of the register that holds the new `*g`.
+    /// For sites of goroutines: the number of the register that holds the `*g`.
     pub register: u8,
 }
 
@@ -64,6 +47,19 @@ pub struct Unavailable {
     pub lost: bool,
 }
 
+/// A function of the scheduler that the compiler inlined, and what is observed instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Substitute {
+    /// What is observed.
+    pub probe: Probe,
+    /// The function that would be observed otherwise.
+    pub function: String,
+    /// Where it was inlined.
+    pub into: String,
+    /// What is observed instead, and why nothing is lost.
+    pub instead: String,
+}
+
 /// All sites of some tiers of one binary.
 #[derive(Clone, Debug, Default)]
 pub struct Plan {
@@ -71,6 +67,8 @@ pub struct Plan {
     pub sites: Vec<Site>,
     /// What can't be observed.
     pub unavailable: Vec<Unavailable>,
+    /// What is observed elsewhere than usual.
+    pub substitutes: Vec<Substitute>,
 }
 
 impl Plan {
@@ -80,297 +78,276 @@ impl Plan {
     }
 }
 
-/// Functions whose entry is observed: probe, name, whether every program has it.
-const ENTRIES: [(Probe, &str, bool); 16] = [
-    (Probe::GcStart, "runtime.(*gcControllerState).startCycle", true),
-    (Probe::GcMarkEnd, "runtime.(*gcControllerState).endCycle", true),
-    (Probe::GcMarkTermination, "runtime.gcMarkTermination", true),
-    (Probe::GcLive, "runtime.(*gcControllerState).resetLive", true),
-    (Probe::GcSweep, "runtime.gcSweep", true),
-    (Probe::StwStop, "runtime.stopTheWorldWithSema", true),
-    (Probe::StwStart, "runtime.startTheWorldWithSema", true),
-    (Probe::Gopanic, "runtime.gopanic", true),
-    (Probe::Fatalpanic, "runtime.fatalpanic", true),
-    (Probe::Throw, "runtime.throw", true),
-    (Probe::Fatal, "runtime.fatal", true),
-    (Probe::Sigpanic, "runtime.sigpanic", true),
-    (Probe::Procresize, "runtime.procresize", true),
-    (Probe::ForcedGc, "runtime.GC", false),
-    (Probe::SetGcPercent, "runtime/debug.setGCPercent", false),
-    (Probe::Recovery, "runtime.recovery", true),
+/// Functions whose entry is observed: probe, name, the first minor version that has it, whether every program
+/// of that version and later ones has it.
+const ENTRIES: [(Probe, &str, u16, bool); 16] = [
+    (Probe::GcStart, "runtime.(*gcControllerState).startCycle", 18, true),
+    (Probe::GcMarkEnd, "runtime.(*gcControllerState).endCycle", 18, true),
+    (Probe::GcMarkTermination, "runtime.gcMarkTermination", 18, true),
+    (Probe::GcLive, "runtime.(*gcControllerState).resetLive", 18, true),
+    (Probe::GcSweep, "runtime.gcSweep", 18, true),
+    (Probe::StwStop, "runtime.stopTheWorldWithSema", 18, true),
+    (Probe::StwStart, "runtime.startTheWorldWithSema", 18, true),
+    (Probe::Gopanic, "runtime.gopanic", 18, true),
+    (Probe::Fatalpanic, "runtime.fatalpanic", 18, true),
+    (Probe::Throw, "runtime.throw", 18, true),
+    // Before Go 1.19 such errors go through throw.
+    (Probe::Fatal, "runtime.fatal", 19, true),
+    (Probe::Sigpanic, "runtime.sigpanic", 18, true),
+    (Probe::Procresize, "runtime.procresize", 18, true),
+    (Probe::ForcedGc, "runtime.GC", 18, false),
+    (Probe::SetGcPercent, "runtime/debug.setGCPercent", 18, false),
+    (Probe::Recovery, "runtime.recovery", 18, true),
 ];
 
 /// Plans the sites of `tiers` (`TIER_` bits).
 #[must_use]
-pub(super) fn plan(image: &Image, symbols: &Symbols, version: &GoVersion, tiers: u32) -> Plan {
-    let mut plan = Plan::default();
-    if image.architecture() != Architecture::Amd64 {
-        let why = format!("probe sites are planned on amd64 only, not on {}", image.architecture().goarch());
-        plan.unavailable = Probe::ALL
-            .iter()
-            .filter(|probe| probe.tier() & tiers != 0)
-            .map(|&probe| Unavailable { probe, why: why.clone(), lost: true })
-            .collect();
-        return plan;
-    }
+pub(super) fn plan(
+    image: &Image,
+    symbols: &Symbols,
+    layout: &Layout,
+    version: &GoVersion,
+    tiers: u32,
+) -> Plan {
+    let mut planner =
+        Planner { image, symbols, layout, inlining: inlining(image, symbols), plan: Plan::default() };
     if tiers & TIER_T1 != 0 {
-        let functions = symbols.find(image, ENTRIES.map(|(_, name, _)| name));
-        for ((probe, name, always), function) in ENTRIES.into_iter().zip(functions) {
-            match function {
-                Some(function) => plan.add(probe, name, entry_site(image, function)),
-                None => plan.unavailable.push(Unavailable {
-                    probe,
-                    why: format!("{name} is not in the binary"),
-                    lost: always,
-                }),
-            }
-        }
+        planner.rare(version);
     }
     if tiers & TIER_T2 != 0 {
-        plan_creation(&mut plan, image, symbols);
-        plan_exit(&mut plan, image, symbols, version);
+        planner.creation();
+        planner.exit(version);
     }
-    plan.note_inlined(image, symbols);
-    plan
+    if tiers & TIER_T3 != 0 {
+        planner.park();
+        planner.ready();
+        planner.run();
+    }
+    planner.plan
 }
 
-impl Plan {
-    fn add(&mut self, probe: Probe, function: &str, site: Result<Found, String>) {
-        match site {
-            Ok(found) => self.sites.push(Site {
-                probe,
-                function: function.to_owned(),
-                address: found.address,
-                file_offset: found.file_offset,
-                bytes: found.bytes,
-                cost: found.cost,
-                register: found.register,
-            }),
-            Err(why) => {
-                self.unavailable.push(Unavailable { probe, why: format!("{function}: {why}"), lost: true });
-            }
-        }
-    }
+struct Planner<'a> {
+    image: &'a Image,
+    symbols: &'a Symbols,
+    layout: &'a Layout,
+    inlining: Inlining<'a>,
+    plan: Plan,
+}
 
-    /// Says which of the observed functions the compiler (with a profile) inlined into others: what passes
-    /// there is not seen.
-    fn note_inlined(&mut self, image: &Image, symbols: &Symbols) {
-        let mut inlined: Vec<(usize, String)> = Vec::new();
-        symbols.for_each_name(image, |function, name, _| {
-            if !name.starts_with("runtime.") {
-                return;
-            }
-            for callee in symbols.inlined_into(image, function) {
-                if let Some(at) = self.sites.iter().position(|site| {
-                    site.function == callee && site.probe != Probe::GoCreate && site.function != name
-                }) {
-                    inlined.push((at, name.to_owned()));
+impl<'a> Planner<'a> {
+    fn rare(&mut self, version: &GoVersion) {
+        let functions = self.symbols.find(self.image, ENTRIES.map(|(_, name, ..)| name));
+        for ((probe, name, since, always), function) in ENTRIES.into_iter().zip(functions) {
+            match function {
+                Some(function) => {
+                    self.entry(probe, name, function);
+                    self.note_inlined(probe, name);
                 }
-            }
-        });
-        for (at, into) in inlined {
-            let Some(site) = self.sites.get(at) else { continue };
-            // goexit0 is observed as well wherever gdestroy was inlined into it, see plan_exit.
-            let covered = self.sites.iter().any(|other| other.probe == site.probe && other.function == into);
-            if !covered {
-                self.unavailable.push(Unavailable {
-                    probe: site.probe,
-                    why: format!("{} was inlined into {into}: what passes there is not seen", site.function),
-                    lost: true,
-                });
+                None if version.minor < since => {
+                    self.unavailable(probe, format!("{name} came with Go 1.{since}"), false)
+                }
+                None => self.unavailable(probe, format!("{name} is not in the binary"), always),
             }
         }
     }
-}
 
-struct Found {
-    address: u64,
-    file_offset: u64,
-    bytes: Vec<u8>,
-    cost: Cost,
-    register: u8,
-}
-
-fn found(image: &Image, instruction: &Instruction, cost: Cost, register: u8) -> Result<Found, String> {
-    let address = instruction.ip();
-    let outside = || format!("the file does not hold the instruction at {address:#x}");
-    Ok(Found {
-        address,
-        file_offset: image.file_offset(address).ok_or_else(outside)?,
-        bytes: image.read(address, instruction.len()).ok_or_else(outside)?.to_vec(),
-        cost,
-        register,
-    })
-}
-
-fn decoder<'a>(image: &'a Image, function: Function) -> Result<Decoder<'a>, String> {
-    let len = usize::try_from(function.end - function.entry).unwrap_or(0).min(1 << 20);
-    let code = image.read(function.entry, len).ok_or("its code is not in the file")?;
-    Ok(Decoder::with_ip(64, code, function.entry, DecoderOptions::NONE))
-}
-
-/// The cheapest site at which a function's arguments are still in their registers.
-fn entry_site(image: &Image, function: Function) -> Result<Found, String> {
-    // The prologue (cmd/internal/obj/x86/obj6.go, `preprocess` and `stacksplit`): optional `lea -X(%rsp),%r12`
-    // or `mov %rsp,%r12; sub; jb` for large frames, `cmp 0x10(%r14)`, `jbe`, then `push %rbp`.
-    const PROLOGUE: usize = 7;
-    let mut decoder = decoder(image, function)?;
-    let mut check = None;
-    let mut first = None;
-    for _ in 0..PROLOGUE {
-        if !decoder.can_decode() {
-            break;
-        }
-        let instruction = decoder.decode();
-        if instruction.is_invalid() {
-            return Err(format!("its code can't be decoded at {:#x}", instruction.ip()));
-        }
-        first.get_or_insert(instruction);
-        match instruction.code() {
-            Code::Push_r64 if instruction.op0_register() == Register::RBP => {
-                return found(image, &instruction, Cost::Emulated, 0);
+    /// Creation: behind each call of `newproc1`, the first cheap instruction at which the new `*g` is still in
+    /// a register. All its fields are set by then, and nobody can run it yet (runtime/proc.go, `newproc`).
+    /// Where `newproc1` was inlined, the call of `runqput` that follows it has the same `*g` as an argument.
+    fn creation(&mut self) {
+        const WHAT: &str = "runtime.newproc1";
+        let [newproc1, runqput] = self.symbols.find(self.image, [WHAT, "runtime.runqput"]);
+        let Some(newproc1) = newproc1 else {
+            return self.unavailable(Probe::GoCreate, format!("{WHAT} is not in the binary"), true);
+        };
+        let mut any = false;
+        for (function, name) in self.runtime_functions() {
+            // debugCallWrap1 creates the goroutine of a debugger's call only.
+            if name.starts_with("runtime.debugCall") {
+                continue;
             }
-            Code::Jbe_rel8_64 | Code::Jbe_rel32_64 => check = Some(instruction),
-            Code::Jb_rel8_64 | Code::Jb_rel32_64 => {}
-            _ => match instruction.mnemonic() {
-                Mnemonic::Cmp => {}
-                Mnemonic::Lea | Mnemonic::Mov | Mnemonic::Sub
-                    if instruction.op0_register() == Register::R12 && check.is_none() => {}
-                _ => break,
-            },
+            let Some(code) = Code::of(self.image, function) else { continue };
+            if !code.may_call(&[newproc1.entry]) {
+                continue;
+            }
+            for spot in code.behind_calls(newproc1.entry) {
+                any = true;
+                self.add(Probe::GoCreate, name, function, spot);
+            }
         }
-    }
-    match (check, first) {
-        (Some(jump), _) => found(image, &jump, Cost::Emulated, 0),
-        (None, Some(first)) => found(image, &first, Cost::Stepped, 0),
-        (None, None) => Err("it has no code".to_owned()),
-    }
-}
-
-/// Creation: behind each call of `newproc1`, the first emulated instruction at which the new `*g` is still in
-/// a register. All its fields are set by then, and nobody can run it yet (runtime/proc.go, `newproc`).
-fn plan_creation(plan: &mut Plan, image: &Image, symbols: &Symbols) {
-    let [Some(newproc1)] = symbols.find(image, ["runtime.newproc1"]) else {
-        plan.unavailable.push(Unavailable {
-            probe: Probe::GoCreate,
-            why: "runtime.newproc1 is not in the binary".to_owned(),
-            lost: true,
-        });
-        return;
-    };
-    let mut callers = Vec::new();
-    symbols.for_each_name(image, |function, name, _| {
-        // debugCallWrap1 creates the goroutine of a debugger's call only.
-        if name.starts_with("runtime.") && !name.starts_with("runtime.debugCall") {
-            callers.push((function, name));
-        }
-    });
-    let mut any = false;
-    for (function, name) in callers {
-        let Ok(decoder) = decoder(image, function) else { continue };
-        for site in after_calls(image, decoder, newproc1.entry) {
+        for (function, name) in self.inlining.hosts_of(WHAT) {
+            let spots = Code::of(self.image, function)
+                .zip(runqput)
+                .map(|(code, runqput)| code.at_calls(runqput.entry, 1))
+                .unwrap_or_default();
+            if spots.is_empty() {
+                let why = format!("{WHAT} was inlined into {name}, and no call behind it takes the new g");
+                self.unavailable(Probe::GoCreate, why, true);
+                continue;
+            }
             any = true;
-            plan.add(Probe::GoCreate, name, site);
+            for spot in spots {
+                self.add(Probe::GoCreate, name, function, Ok(spot));
+            }
+            self.substitute(Probe::GoCreate, WHAT, name, "the call of runtime.runqput behind it");
+        }
+        if !any {
+            self.unavailable(Probe::GoCreate, "nothing in the runtime calls newproc1".to_owned(), true);
         }
     }
-    if !any {
-        plan.unavailable.push(Unavailable {
-            probe: Probe::GoCreate,
-            why: "nothing in the runtime calls newproc1".to_owned(),
-            lost: true,
+
+    /// Exit: `gdestroy` from Go 1.22, which ends coroutines too, else `goexit0`; both get the `*g` in the first
+    /// argument register. Where gdestroy was inlined into goexit0, both are observed: mcall calls goexit0
+    /// through a function value, so that it can't be inlined itself.
+    fn exit(&mut self, version: &GoVersion) {
+        const GDESTROY: &str = "runtime.gdestroy";
+        const GOEXIT0: &str = "runtime.goexit0";
+        match self.symbols.find(self.image, [GDESTROY, GOEXIT0]) {
+            [Some(gdestroy), goexit0] => {
+                self.entry(Probe::GoExit, GDESTROY, gdestroy);
+                for (_, into) in self.inlining.hosts_of(GDESTROY) {
+                    match goexit0 {
+                        Some(goexit0) if into == GOEXIT0 => {
+                            self.entry(Probe::GoExit, GOEXIT0, goexit0);
+                            self.substitute(Probe::GoExit, GDESTROY, into, "the entry of runtime.goexit0");
+                        }
+                        _ => self.lost_to_inlining(Probe::GoExit, GDESTROY, into),
+                    }
+                }
+            }
+            [None, Some(goexit0)] => {
+                self.entry(Probe::GoExit, GOEXIT0, goexit0);
+                if version.minor >= 22 {
+                    let instead = "runtime.goexit0; ends of coroutines (iter.Pull) are not seen";
+                    self.substitute(Probe::GoExit, GDESTROY, "all its callers", instead);
+                }
+            }
+            [None, None] => self.unavailable(
+                Probe::GoExit,
+                format!("neither {GDESTROY} nor {GOEXIT0} is in this {version} binary"),
+                true,
+            ),
+        }
+    }
+
+    /// Park: `park_m`, which mcall calls through a function value, and which has the wait reason and the saved
+    /// registers; `gopark` itself may be inlined into each of its callers.
+    fn park(&mut self) {
+        const WHAT: &str = "runtime.park_m";
+        match self.symbols.find(self.image, [WHAT]) {
+            [Some(function)] => self.entry(Probe::GoPark, WHAT, function),
+            [None] => self.unavailable(Probe::GoPark, format!("{WHAT} is not in the binary"), true),
+        }
+        for (_, into) in self.inlining.hosts_of("runtime.gopark") {
+            self.substitute(Probe::GoPark, "runtime.gopark", into, "runtime.park_m, which is never inlined");
+        }
+    }
+
+    /// Ready: the entry of `ready`, and where it was inlined the call of `runqput` that it ends in.
+    fn ready(&mut self) {
+        const WHAT: &str = "runtime.ready";
+        let [ready, runqput] = self.symbols.find(self.image, [WHAT, "runtime.runqput"]);
+        match ready {
+            Some(function) => self.entry(Probe::GoReady, WHAT, function),
+            None if self.inlining.hosts_of(WHAT).is_empty() => {
+                self.unavailable(Probe::GoReady, format!("{WHAT} is not in the binary"), true);
+            }
+            None => {}
+        }
+        for (function, into) in self.inlining.hosts_of(WHAT) {
+            let spots = Code::of(self.image, function)
+                .zip(runqput)
+                .map(|(code, runqput)| code.at_calls(runqput.entry, 1))
+                .unwrap_or_default();
+            if spots.is_empty() {
+                self.lost_to_inlining(Probe::GoReady, WHAT, into);
+                continue;
+            }
+            for spot in spots {
+                self.add(Probe::GoReady, into, function, Ok(spot));
+            }
+            self.substitute(Probe::GoReady, WHAT, into, "the call of runtime.runqput that it ends in");
+        }
+    }
+
+    /// Run: the assembly function `gogo`, which starts and resumes every goroutine, coroutines included, and is
+    /// never inlined; `execute` may be.
+    fn run(&mut self) {
+        const WHAT: &str = "runtime.gogo";
+        let [Some(function)] = self.symbols.find(self.image, [WHAT]) else {
+            return self.unavailable(Probe::GoRun, format!("{WHAT} is not in the binary"), true);
+        };
+        // gobuf.g, from the start of gobuf.
+        let g_offset = self.layout.g.sched_g.saturating_sub(self.layout.g.sched_sp);
+        let spot = Code::of(self.image, function)
+            .ok_or_else(|| "its code is not in the file".to_owned())
+            .and_then(|code| code.gogo(g_offset));
+        self.add(Probe::GoRun, WHAT, function, spot);
+        for (_, into) in self.inlining.hosts_of("runtime.execute") {
+            self.substitute(Probe::GoRun, "runtime.execute", into, "runtime.gogo, which is never inlined");
+        }
+    }
+
+    fn runtime_functions(&self) -> Vec<(Function, &'a str)> {
+        let mut functions = Vec::new();
+        self.symbols.for_each_name(self.image, |function, name, _| {
+            if name.starts_with("runtime.") {
+                functions.push((function, name));
+            }
+        });
+        functions
+    }
+
+    fn entry(&mut self, probe: Probe, name: &str, function: Function) {
+        let spot = Code::of(self.image, function)
+            .ok_or_else(|| "its code is not in the file".to_owned())
+            .and_then(Code::entry);
+        self.add(probe, name, function, spot);
+    }
+
+    fn add(&mut self, probe: Probe, name: &str, function: Function, spot: Result<Spot, String>) {
+        match spot.and_then(|spot| self.site(probe, name, function, spot)) {
+            Ok(site) => self.plan.sites.push(site),
+            Err(why) => self.unavailable(probe, format!("{name}: {why}"), true),
+        }
+    }
+
+    fn site(&self, probe: Probe, name: &str, function: Function, spot: Spot) -> Result<Site, String> {
+        let outside = || format!("the file does not hold the instruction at {:#x}", spot.address);
+        Ok(Site {
+            probe,
+            function: name.to_owned(),
+            entry: function.entry,
+            address: spot.address,
+            file_offset: self.image.file_offset(spot.address).ok_or_else(outside)?,
+            bytes: self.image.read(spot.address, spot.len).ok_or_else(outside)?.to_vec(),
+            cost: spot.cost,
+            register: spot.register,
+        })
+    }
+
+    fn unavailable(&mut self, probe: Probe, why: String, lost: bool) {
+        self.plan.unavailable.push(Unavailable { probe, why, lost });
+    }
+
+    fn substitute(&mut self, probe: Probe, function: &str, into: &str, instead: &str) {
+        self.plan.substitutes.push(Substitute {
+            probe,
+            function: function.to_owned(),
+            into: into.to_owned(),
+            instead: instead.to_owned(),
         });
     }
-}
 
-/// How far behind a call a site is looked for.
-const AFTER_CALL: usize = 24;
-
-fn after_calls(image: &Image, mut decoder: Decoder<'_>, callee: u64) -> Vec<Result<Found, String>> {
-    let mut sites = Vec::new();
-    let mut factory = InstructionInfoFactory::new();
-    let mut instruction = Instruction::default();
-    while decoder.can_decode() {
-        decoder.decode_out(&mut instruction);
-        if instruction.is_invalid() {
-            break;
-        }
-        if !(instruction.is_call_near() && instruction.near_branch_target() == callee) {
-            continue;
-        }
-        // The result register of ABIInternal.
-        let mut holders = vec![Register::RAX];
-        let mut site = Err("no emulated instruction follows while the new g is in a register".to_owned());
-        for _ in 0..AFTER_CALL {
-            if !decoder.can_decode() {
-                break;
-            }
-            decoder.decode_out(&mut instruction);
-            if is_emulated(&instruction) {
-                if let Some(holder) = holders.first() {
-                    // A register's number is below 16.
-                    site = found(image, &instruction, Cost::Emulated, holder.number() as u8);
-                }
-                break;
-            }
-            if instruction.is_jcc_short_or_near() || instruction.is_jmp_short_or_near() || holders.is_empty()
-            {
-                break;
-            }
-            follow(&mut factory, &instruction, &mut holders);
-        }
-        sites.push(site);
-    }
-    sites
-}
-
-/// Instructions that the kernel emulates for uprobes (arch/x86/kernel/uprobes.c, `branch_setup_xol_ops` and
-/// `push_setup_xol_ops`): relative calls and jumps, conditional jumps, `nop`, one-register pushes.
-fn is_emulated(instruction: &Instruction) -> bool {
-    instruction.is_call_near()
-        || instruction.is_jcc_short_or_near()
-        || instruction.is_jmp_short_or_near()
-        || matches!(instruction.code(), Code::Nopd | Code::Push_r64)
-}
-
-/// Keeps the list of registers that hold the value up to date over one instruction.
-fn follow(factory: &mut InstructionInfoFactory, instruction: &Instruction, holders: &mut Vec<Register>) {
-    let copies_to = (instruction.code() == Code::Mov_r64_rm64 || instruction.code() == Code::Mov_rm64_r64)
-        && instruction.op0_kind() == OpKind::Register
-        && instruction.op1_kind() == OpKind::Register
-        && holders.contains(&instruction.op1_register());
-    let info = factory.info(instruction);
-    for used in info.used_registers() {
-        let writes = !matches!(
-            used.access(),
-            OpAccess::None | OpAccess::Read | OpAccess::CondRead | OpAccess::NoMemAccess
-        );
-        if writes {
-            holders.retain(|holder| *holder != used.register().full_register());
+    /// Says which of the observed functions were inlined into others: what passes there is not seen.
+    fn note_inlined(&mut self, probe: Probe, name: &str) {
+        for (_, into) in self.inlining.hosts_of(name) {
+            self.lost_to_inlining(probe, name, into);
         }
     }
-    if copies_to {
-        holders.push(instruction.op0_register());
-    }
-}
 
-/// Exit: `gdestroy` from Go 1.22, which ends coroutines too, else `goexit0`; both get the `*g` in the first
-/// argument register. Where a profile had gdestroy inlined into goexit0, both are observed.
-fn plan_exit(plan: &mut Plan, image: &Image, symbols: &Symbols, version: &GoVersion) {
-    let [gdestroy, goexit0] = symbols.find(image, ["runtime.gdestroy", "runtime.goexit0"]);
-    match (gdestroy, goexit0) {
-        (Some(gdestroy), goexit0) => {
-            plan.add(Probe::GoExit, "runtime.gdestroy", entry_site(image, gdestroy));
-            if let Some(goexit0) = goexit0
-                && symbols.inlined_into(image, goexit0).contains(&"runtime.gdestroy")
-            {
-                plan.add(Probe::GoExit, "runtime.goexit0", entry_site(image, goexit0));
-            }
-        }
-        (None, Some(goexit0)) => plan.add(Probe::GoExit, "runtime.goexit0", entry_site(image, goexit0)),
-        (None, None) => plan.unavailable.push(Unavailable {
-            probe: Probe::GoExit,
-            why: format!("neither runtime.gdestroy nor runtime.goexit0 is in this {version} binary"),
-            lost: true,
-        }),
+    fn lost_to_inlining(&mut self, probe: Probe, name: &str, into: &str) {
+        let why = format!("{name} was inlined into {into}: what passes there is not seen");
+        self.unavailable(probe, why, true);
     }
 }

@@ -13,8 +13,35 @@ const PCDATA_INLINE_INDEX: u32 = 2;
 const FLAG_TOP_FRAME: u8 = 1;
 /// A funcdata entry that is absent.
 const NO_FUNCDATA: u32 = u32::MAX;
-/// Size of `runtime.inlinedCall` since Go 1.20 (runtime/symtabinl.go).
-const INLINED_CALL_SIZE: u64 = 16;
+/// `abi.FuncIDWrapper` and the shape of `runtime.inlinedCall`, which differ between versions.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    wrapper_id: u8,
+    /// Bytes of an `inlinedCall`, and where its function id, name offset and parent pc are in it.
+    call_size: u64,
+    func_id: usize,
+    name_off: usize,
+    parent_pc: usize,
+}
+
+impl Shape {
+    const fn of(minor: u16) -> Self {
+        // internal/abi/symtab.go (before Go 1.21: runtime/symtab.go).
+        let wrapper_id = match minor {
+            ..=21 => 21,
+            22..=24 => 22,
+            _ => 23,
+        };
+        if minor < 20 {
+            // `inlinedCall` with parent, file and line (runtime/symtab.go).
+            Self { wrapper_id, call_size: 20, func_id: 2, name_off: 12, parent_pc: 16 }
+        } else {
+            // runtime/symtabinl.go.
+            Self { wrapper_id, call_size: 16, func_id: 0, name_off: 4, parent_pc: 8 }
+        }
+    }
+}
+
 /// Deepest chain of inlined calls that is followed; a longer one is a damaged table.
 const MAX_INLINE_DEPTH: usize = 64;
 
@@ -52,7 +79,7 @@ pub struct Symbols {
     functions: Vec<Function>,
     /// `moduledata.gofunc`: what inline trees are found by.
     gofunc: Option<u64>,
-    wrapper_id: u8,
+    shape: Shape,
 }
 
 impl Symbols {
@@ -74,13 +101,7 @@ impl Symbols {
             let next = functions[i].entry;
             functions[i - 1].end = next;
         }
-        // `abi.FuncIDWrapper`: 21 up to Go 1.21, 22 up to 1.24, 23 from 1.25 (internal/abi/symtab.go).
-        let wrapper_id = match minor {
-            ..=21 => 21,
-            22..=24 => 22,
-            _ => 23,
-        };
-        Self { table: table.meta(), functions, gofunc, wrapper_id }
+        Self { table: table.meta(), functions, gofunc, shape: Shape::of(minor) }
     }
 
     /// All functions in address order.
@@ -139,7 +160,7 @@ impl Symbols {
             let Some(record) = table.parse_func(function.record) else { continue };
             let Ok(name_off) = u32::try_from(record.name_off) else { continue };
             if let Some(name) = table.func_name(name_off) {
-                visit(*function, name, record.func_id == self.wrapper_id);
+                visit(*function, name, record.func_id == self.shape.wrapper_id);
             }
         }
     }
@@ -166,19 +187,20 @@ impl Symbols {
         };
         for _ in 0..MAX_INLINE_DEPTH {
             let Some(call) = self.inlined_call(image, &table, &record, at) else { break };
-            push(call.name_off, at, true, call.func_id == self.wrapper_id);
+            push(call.name_off, at, true, call.func_id == self.shape.wrapper_id);
             at = u64::from(call.parent_pc);
         }
         push(
             u32::try_from(record.name_off).unwrap_or(u32::MAX),
             at,
             false,
-            record.func_id == self.wrapper_id,
+            record.func_id == self.shape.wrapper_id,
         );
         frames
     }
 
-    /// Bytes between the stack pointer and the return address at an address of the function (amd64).
+    /// Bytes that the function has taken of the stack at an address of it; on amd64 the return address lies
+    /// behind them, on arm64 at their begin.
     #[must_use]
     pub fn frame_size(&self, image: &Image, address: u64) -> Option<u64> {
         let function = self.at(address)?;
@@ -238,14 +260,18 @@ impl Symbols {
         let address = self
             .gofunc?
             .checked_add(u64::from(tree))?
-            .checked_add(u64::from(index).checked_mul(INLINED_CALL_SIZE)?)?;
-        let bytes = image.read(address, 16)?;
+            .checked_add(u64::from(index).checked_mul(self.shape.call_size)?)?;
+        let bytes = image.read(address, usize::try_from(self.shape.call_size).ok()?)?;
         let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-        Some(InlinedCall { func_id: *bytes.first()?, name_off: word(4)?, parent_pc: word(8)? })
+        Some(InlinedCall {
+            func_id: *bytes.get(self.shape.func_id)?,
+            name_off: word(self.shape.name_off)?,
+            parent_pc: word(self.shape.parent_pc)?,
+        })
     }
 }
 
-/// `runtime.inlinedCall`, Go 1.20 and later.
+/// What is used of a `runtime.inlinedCall`.
 struct InlinedCall {
     func_id: u8,
     name_off: u32,

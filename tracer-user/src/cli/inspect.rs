@@ -9,7 +9,7 @@ use gotrail::binary::{Argument, CallSite, GoBinary, Plan, Site, Unavailable};
 use gotrail::target::Target;
 use gotrail::text::printable;
 use serde_json::{Value, json};
-use tracer_ebpf::{TIER_T1, TIER_T2};
+use tracer_ebpf::{TIER_T1, TIER_T2, TIER_T3};
 
 use super::args::{Format, InspectArgs};
 use super::failure::{BACKEND, Failure};
@@ -21,7 +21,7 @@ const SETTINGS: [&str; 8] =
 
 pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode, Failure> {
     let binary = GoBinary::parse(read(&args.target)?)?;
-    let plan = binary.plan(TIER_T1 | TIER_T2);
+    let plan = binary.plan(TIER_T1 | TIER_T2 | TIER_T3);
     let hazards = binary.hazards();
     match args.format {
         Format::Human => human(&binary, &plan, &hazards),
@@ -86,6 +86,16 @@ fn human(binary: &GoBinary, plan: &Plan, hazards: &[CallSite]) {
         outln!("without {}: {}{}", missing.probe.name(), printable(&missing.why), consequence(missing));
     }
 
+    for substitute in &plan.substitutes {
+        outln!(
+            "{} by {}: {} was inlined into {}",
+            substitute.probe.name(),
+            substitute.instead,
+            printable(&substitute.function),
+            printable(&substitute.into)
+        );
+    }
+
     outln!("\nwho tunes the runtime by hand");
     if hazards.is_empty() {
         outln!("nobody: no direct call was found in the code");
@@ -103,7 +113,11 @@ fn human(binary: &GoBinary, plan: &Plan, hazards: &[CallSite]) {
 }
 
 fn tier(site: &Site) -> &'static str {
-    if site.probe.tier() == TIER_T1 { "T1" } else { "T2" }
+    match site.probe.tier() {
+        TIER_T1 => "T1",
+        TIER_T2 => "T2",
+        _ => "T3",
+    }
 }
 
 fn consequence(missing: &Unavailable) -> &'static str {

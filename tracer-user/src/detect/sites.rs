@@ -99,7 +99,12 @@ pub fn caller_site(
     site(Role::Called, blocked_frame(&frames))
 }
 
-fn call_frames(binary: &GoBinary, symbolizer: &RefCell<Symbolizer>, stack: &CallStack) -> Vec<Frame> {
+/// The frames of a stack that a probe captured, innermost first; only the goroutine's own part.
+pub(crate) fn call_frames(
+    binary: &GoBinary,
+    symbolizer: &RefCell<Symbolizer>,
+    stack: &CallStack,
+) -> Vec<Frame> {
     let mut symbolizer = symbolizer.borrow_mut();
     let mut frames: Vec<Frame> = Vec::new();
     // The first address of each of the two stacks is where it is, the others are return addresses.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::reader::u64_at;
-use crate::binary::GoBinary;
+use crate::binary::{Architecture, GoBinary};
 
 /// Deepest stack that is unwound; the rest is left out and said so.
 pub(super) const MAX_DEPTH: usize = 256;
@@ -29,8 +29,10 @@ pub struct Stack {
 /// What the unwinder needs to know of an address.
 #[derive(Clone, Copy, Debug)]
 struct Step {
-    /// Bytes from the stack pointer to the return address.
+    /// Bytes that the function has taken of the stack (amd64: behind the return address).
     frame_size: u64,
+    /// It is the function's first instruction.
+    at_entry: bool,
     /// Nothing called this function.
     top: bool,
     /// The frame below was interrupted, not called: its address is exact.
@@ -79,6 +81,8 @@ impl<'a> Unwinder<'a> {
     pub(super) fn unwind(&mut self, pc: u64, sp: u64, exact: bool, copy: &StackCopy<'_>) -> (Stack, End) {
         let mut stack = Stack::default();
         let (mut pc, mut sp, mut exact) = (pc, sp, exact);
+        // The link register as the kernel's signal left it, where a frame was interrupted (arm64).
+        let mut link = None;
         loop {
             if stack.pcs.len() == MAX_DEPTH {
                 stack.truncated = true;
@@ -90,14 +94,36 @@ impl<'a> Unwinder<'a> {
             if step.top {
                 return (stack, End::Complete);
             }
-            let slot = sp.wrapping_add(step.frame_size);
-            let Some(return_address) = copy.word(slot) else { return (stack, End::NeedsMore) };
+            let returned = match self.binary.architecture() {
+                Architecture::Amd64 => {
+                    let slot = sp.wrapping_add(step.frame_size);
+                    sp = slot.wrapping_add(8);
+                    copy.word(slot)
+                }
+                // Has not run yet: what it would return to is in g.sched.lr, and is goexit.
+                Architecture::Arm64 if stack.pcs.len() == 1 && step.at_entry => Some(0),
+                Architecture::Arm64 => {
+                    let saved = match link {
+                        Some(link) if step.frame_size == 0 => Some(link),
+                        _ => copy.word(sp),
+                    };
+                    sp = sp.wrapping_add(step.frame_size);
+                    saved
+                }
+            };
+            let Some(return_address) = returned else { return (stack, End::NeedsMore) };
             if return_address == 0 {
                 return (stack, End::Complete);
             }
+            link = None;
+            if step.interrupts && self.binary.architecture() == Architecture::Arm64 {
+                // sigctxt.pushCall saved the link register on the stack (runtime/signal_arm64.go) and took 16 bytes.
+                let Some(saved) = copy.word(sp) else { return (stack, End::NeedsMore) };
+                link = Some(saved);
+                sp = sp.wrapping_add(16);
+            }
             exact = step.interrupts;
             pc = return_address;
-            sp = slot.wrapping_add(8);
         }
     }
 
@@ -109,6 +135,7 @@ impl<'a> Unwinder<'a> {
             let name = symbols.name(image, function)?;
             Some(Step {
                 frame_size: symbols.frame_size(image, address)?,
+                at_entry: function.entry == address,
                 top: symbols.is_top(image, function),
                 interrupts: matches!(name, "runtime.asyncPreempt" | "runtime.sigpanic"),
             })

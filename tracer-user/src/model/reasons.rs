@@ -69,6 +69,35 @@ impl StwReason {
         Self(if number < STW_REASONS.len() as u64 { number as u8 } else { 0 })
     }
 
+    /// The reason that a stack shows, by the names of its functions, innermost first: before Go 1.21 the
+    /// function that stops the world is not told why. The words are those of later versions.
+    ///
+    /// Source: the callers of `stopTheWorld`, `stopTheWorldGC` and `stopTheWorldWithSema`, Go 1.18 to 1.20.
+    #[must_use]
+    pub fn of_callers<'a>(functions: impl IntoIterator<Item = &'a str>) -> Option<Self> {
+        functions.into_iter().find_map(|function| {
+            Some(Self(match function {
+                "runtime.gcMarkDone" | "runtime.gcMarkTermination" => 1,
+                "runtime.gcStart" => 2,
+                "runtime/debug.WriteHeapDump" | "runtime.writeHeapDump" => 3,
+                "runtime.goroutineProfileWithLabels"
+                | "runtime.goroutineProfileWithLabelsConcurrent"
+                | "runtime.goroutineProfileWithLabelsSync"
+                | "runtime.GoroutineProfile"
+                | "runtime/pprof.runtime_goroutineProfileWithLabels" => 4,
+                "runtime.Stack" => 6,
+                "runtime.ReadMemStats" => 7,
+                "runtime.syscall_runtime_doAllThreadsSyscall"
+                | "syscall.runtime_doAllThreadsSyscall"
+                | "runtime.doAllThreadsSyscall" => 8,
+                "runtime.GOMAXPROCS" => 9,
+                "runtime.StartTrace" => 10,
+                "runtime.StopTrace" => 11,
+                _ => return None,
+            }))
+        })
+    }
+
     /// The runtime's words.
     #[must_use]
     pub fn name(self) -> &'static str {

@@ -14,11 +14,12 @@ pub(super) struct Wire<T: Pod>(pub(super) T);
 // what aya's Pod asks for.
 unsafe impl<T: Pod> aya::Pod for Wire<T> {}
 
-/// Offsets and switches of a process that runs `binary`.
-pub(super) fn config(binary: &GoBinary, slot: u32, tiers: u32, capture_text: bool) -> ProcConfig {
+/// Offsets and switches of a process that runs `binary`, loaded `bias` away from where it is linked.
+pub(super) fn config(binary: &GoBinary, bias: u64, slot: u32, tiers: u32, capture_text: bool) -> ProcConfig {
     let layout = binary.layout();
     let minor = binary.version().minor;
     let g = &layout.g;
+    let [systemstack_switch] = binary.symbols().find(binary.image(), ["runtime.systemstack_switch"]);
     ProcConfig {
         abi_version: ABI_VERSION,
         slot,
@@ -52,5 +53,6 @@ pub(super) fn config(binary: &GoBinary, slot: u32, tiers: u32, capture_text: boo
         stop_has_reason: u32::from(minor >= 21),
         // runtime/mgcpacer.go, startCycle(markStartTime, procs, trigger) since 1.19.
         gc_start_has_trigger: u32::from(minor >= 19),
+        systemstack_switch: systemstack_switch.map_or(0, |function| function.entry.wrapping_add(bias)),
     }
 }

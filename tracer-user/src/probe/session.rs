@@ -142,7 +142,7 @@ impl Session {
             let why: Vec<&str> = plan.unavailable.iter().map(|u| u.why.as_str()).collect();
             return Err(ProbeError::NoSites(why.join("; ")));
         }
-        let settings = config(binary, SLOT, options.tiers, options.capture_text);
+        let settings = config(binary, bias, SLOT, options.tiers, options.capture_text);
         let mut processes: HashMap<_, u32, Wire<ProcConfig>> = map(&mut ebpf, MAP_PROCESSES, &kernel)
             .and_then(|m| HashMap::try_from(m).map_err(|e| error("open a map", &e)))?;
         processes.insert(&target.pid(), &Wire(settings), 0).map_err(|e| error("configure the probes", &e))?;
