@@ -134,6 +134,14 @@ pub(crate) fn build(workspace: &Workspace, name: &str, version: &str, mode: Mode
     }
 }
 
+/// Builds a Go program of the tests that is no fixture, from its folder below `tests`.
+pub(crate) fn build_helper(workspace: &Workspace, name: &str) -> Result<PathBuf> {
+    let toolchain = go::toolchain(workspace, go::NEWEST)?;
+    let (go, arch) = (go::NEWEST.to_owned(), go::architecture());
+    let cell = Cell { name: name.to_owned(), go, mode: Mode::Default, arch };
+    build_from(&workspace.root.join("tests").join(name), workspace, &cell, &toolchain)
+}
+
 /// Builds a cell and tells what is Go's fault from what is ours.
 fn make(workspace: &Workspace, cell: &Cell, toolchain: &Toolchain) -> Result<Made> {
     let built = build_with(workspace, cell, toolchain);
@@ -169,8 +177,11 @@ fn go_words(error: &anyhow::Error) -> String {
 }
 
 fn build_with(workspace: &Workspace, cell: &Cell, toolchain: &Toolchain) -> Result<PathBuf> {
-    let source = folder(workspace).join(&cell.name);
-    let key = key(&source, cell)?;
+    build_from(&folder(workspace).join(&cell.name), workspace, cell, toolchain)
+}
+
+fn build_from(source: &Path, workspace: &Workspace, cell: &Cell, toolchain: &Toolchain) -> Result<PathBuf> {
+    let key = key(source, cell)?;
     let foreign = if cell.arch == go::architecture() { String::new() } else { format!("{}-", cell.arch) };
     let label = format!("{}-{foreign}{}-{key:016x}", cell.go, cell.mode.name());
     let place = workspace.cache.join("fixtures").join(&cell.name).join(label);
@@ -189,7 +200,7 @@ fn build_with(workspace: &Workspace, cell: &Cell, toolchain: &Toolchain) -> Resu
     if cell.mode.needs_c() {
         go.env("CGO_ENABLED", "1");
     }
-    go.current_dir(&source).arg("build").args(cell.mode.flags(&cell.name));
+    go.current_dir(source).arg("build").args(cell.mode.flags(&cell.name));
     if cell.mode == Mode::Pgo {
         let profile = scratch.path().join("profile");
         if !cell.is_beyond_go() {

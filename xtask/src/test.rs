@@ -23,6 +23,7 @@ use crate::fixtures;
 use crate::lint;
 use crate::setup::{self, Ready};
 use crate::shim;
+use crate::support;
 use crate::tally::{Counter, Tally};
 use crate::workspace::Workspace;
 
@@ -94,6 +95,7 @@ impl Session<'_> {
         for reason in &fixtures.failed {
             self.fail(&anyhow::anyhow!("{reason}"));
         }
+        let oracle = fixtures::build_helper(workspace, "oracle")?;
         heading("backends");
         let (backends, failed) = backends::build_all(workspace, &ready.go);
         println!("{} backends are there", backends.len());
@@ -110,8 +112,15 @@ impl Session<'_> {
             .args(&arguments.name_filter)
             .env("GOTRAIL_BIN", gotrail)
             .env("GOTRAIL_FIXTURES", self.list("fixtures.json", &fixtures.json())?)
+            .env("GOTRAIL_ORACLE", oracle)
+            .env("GOTRAIL_MATRIX", support::fresh(workspace)?)
             .env("GOTRAIL_BACKENDS", self.list("backends.json", &backends::json(&backends))?);
         self.runner(&mut cargo);
+        if arguments.name_filter.is_none() {
+            for difference in support::differences(workspace)? {
+                self.fail(&anyhow::anyhow!(difference));
+            }
+        }
         Ok(())
     }
 
