@@ -134,7 +134,7 @@ fn fail_1_no_file_breaks_it() {
         fs::remove_file(&file).unwrap();
         assert!(!answer.errors.contains("panicked"), "{case}: {}", answer.errors);
         match answer.code {
-            Some(0) => assert!(answer.output.contains("probe sites"), "{case}: {answer:?}"),
+            Some(0) => assert!(answer.output.contains("what gotrail can do"), "{case}: {answer:?}"),
             Some(3) => assert!(
                 answer.output.is_empty() && answer.errors.starts_with("gotrail: "),
                 "{case}: {answer:?}"
