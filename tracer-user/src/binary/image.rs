@@ -1,12 +1,13 @@
 //! The bytes of an ELF file by virtual address.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use object::elf::{
-    EM_AARCH64, EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, NT_GNU_BUILD_ID, PF_W, PF_X, PT_INTERP, PT_LOAD,
-    PT_NOTE,
+    EM_AARCH64, EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, NT_GNU_BUILD_ID, NoteType, PF_W, PF_X, PT_INTERP,
+    PT_LOAD, PT_NOTE, SectionHeader64,
 };
-use object::read::elf::{FileHeader as _, ProgramHeader as _, Sym as _};
+use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _, Sym as _};
 use object::{Endianness, LittleEndian};
 
 use super::error::BinaryError;
@@ -56,12 +57,24 @@ pub struct Image {
     architecture: Architecture,
     position_independent: bool,
     gnu_build_id: Option<String>,
+    go_build_id: Option<String>,
     has_symbols: bool,
     interpreted: bool,
 }
 
 /// Most program headers that are looked at; real programs have about ten.
 const MAX_SEGMENTS: usize = 256;
+/// Longest build ID that is believed; the linker's has 20 bytes, Go's own 83.
+const MAX_BUILD_ID: usize = 256;
+/// Most bytes of notes that are looked at; real ones have some hundred.
+const MAX_NOTES: u64 = 1 << 20;
+/// Most sections whose names are looked at; Go programs have some forty.
+const MAX_SECTIONS: usize = 512;
+/// How often the segments may hold each byte of the file: those next to each other share a page with some linkers.
+/// With this whatever goes through all segments goes through the file at most so often.
+const MAX_OVERLAP: u64 = 2;
+
+type Note<'data> = object::read::elf::Note<'data, FileHeader64<LittleEndian>>;
 
 impl Image {
     /// Reads the headers.
@@ -83,7 +96,7 @@ impl Image {
             other => return Err(BinaryError::Architecture(format!("ELF machine {}", other.0))),
         };
         let headers = header.program_headers(endian, &*bytes).map_err(not_elf)?;
-        let segments = headers
+        let segments: Vec<Segment> = headers
             .iter()
             .take(MAX_SEGMENTS)
             .filter(|h| h.p_type(endian) == PT_LOAD)
@@ -96,16 +109,32 @@ impl Image {
                 executable: h.p_flags(endian).0 & PF_X.0 != 0,
             })
             .collect();
+        check(&segments, bytes.len() as u64).map_err(|why| BinaryError::NotElf(why.to_owned()))?;
         let sections = header.sections(endian, &*bytes).ok();
         let has_symbols = sections.as_ref().is_some_and(|sections| {
             sections.symbols(endian, &*bytes, object::elf::SHT_SYMTAB).is_ok_and(|table| !table.is_empty())
         });
         // By program header: a file may have lost its section headers.
-        let gnu_build_id = headers
-            .iter()
-            .take(MAX_SEGMENTS)
-            .filter(|h| h.p_type(endian) == PT_NOTE)
-            .find_map(|h| build_id(h.notes(endian, &*bytes).ok()??, endian));
+        let find = |read: &dyn Fn(&Note<'_>) -> Option<String>| {
+            let notes = headers.iter().take(MAX_SEGMENTS).filter(|h| h.p_type(endian) == PT_NOTE);
+            notes.filter(|h| h.p_filesz(endian) <= MAX_NOTES).find_map(|h| {
+                let mut notes = h.notes(endian, &*bytes).ok()??;
+                // Real programs have a handful.
+                (0..64)
+                    .map_while(|_| notes.next().ok()?)
+                    .filter(|n| n.desc().len() <= MAX_BUILD_ID)
+                    .find_map(|n| read(&n))
+            })
+        };
+        let gnu_build_id = find(&|note| {
+            let is_one = note.name() == b"GNU" && note.n_type(endian) == NT_GNU_BUILD_ID;
+            is_one.then(|| note.desc().iter().map(|b| format!("{b:02x}")).collect())
+        });
+        // cmd/internal/buildid/note.go, `elfGoBuildIDTag`.
+        let go_build_id = find(&|note| {
+            let is_ours = note.name() == b"Go" && note.n_type(endian) == NoteType(4);
+            is_ours.then(|| String::from_utf8(note.desc().to_vec()).ok()).flatten()
+        });
         let interpreted = headers.iter().take(MAX_SEGMENTS).any(|h| h.p_type(endian) == PT_INTERP);
         let e_type = header.e_type(endian);
         if e_type != ET_EXEC && e_type != ET_DYN {
@@ -117,6 +146,7 @@ impl Image {
             architecture,
             position_independent,
             gnu_build_id,
+            go_build_id,
             has_symbols,
             interpreted,
             bytes,
@@ -169,6 +199,44 @@ impl Image {
     #[must_use]
     pub fn gnu_build_id(&self) -> Option<&str> {
         self.gnu_build_id.as_deref()
+    }
+
+    /// Go's own build ID.
+    #[must_use]
+    pub fn go_build_id(&self) -> Option<&str> {
+        self.go_build_id.as_deref()
+    }
+
+    /// Where a section is in the file. With RELRO, Go's linker puts `.data.rel.ro` before the names of its own.
+    pub(super) fn section_range(&self, name: &str) -> Option<Range<usize>> {
+        let header = FileHeader64::<LittleEndian>::parse(&*self.bytes).ok()?;
+        let sections = header.section_headers(LittleEndian, &*self.bytes).ok()?;
+        let names = sections.get(usize::try_from(header.shstrndx(LittleEndian, &*self.bytes).ok()?).ok()?)?;
+        let names = names.data(LittleEndian, &*self.bytes).ok()?;
+        let is = |section: &&SectionHeader64<LittleEndian>| {
+            // Compared in place: to look for the end of each name would take as long as the file says.
+            let rest =
+                usize::try_from(section.sh_name(LittleEndian)).ok().and_then(|start| names.get(start..));
+            let rest = rest.map(|rest| rest.strip_prefix(b".data.rel.ro").unwrap_or(rest));
+            rest.and_then(|rest| rest.strip_prefix(name.as_bytes()))
+                .is_some_and(|rest| rest.first() == Some(&0))
+        };
+        let section = sections.iter().take(MAX_SECTIONS).find(is)?;
+        let (offset, size) = section.file_range(LittleEndian)?;
+        let start = usize::try_from(offset).ok()?;
+        let end = start.checked_add(usize::try_from(size).ok()?)?.min(self.bytes.len());
+        (start < end).then_some(start..end)
+    }
+
+    /// The bytes of a section, as far as the file has them.
+    pub(super) fn section(&self, name: &str) -> Option<&[u8]> {
+        self.bytes.get(self.section_range(name)?)
+    }
+
+    /// The virtual address of a place of the file.
+    pub(super) fn address(&self, offset: u64) -> Option<u64> {
+        let segment = self.segments.iter().find(|s| offset >= s.offset && offset - s.offset < s.file_size)?;
+        Some(segment.address + (offset - segment.offset))
     }
 
     /// The loadable segments.
@@ -248,11 +316,16 @@ impl Image {
         let Ok(endian) = header.endian() else { return found };
         let Ok(sections) = header.sections(endian, &*self.bytes) else { return found };
         let Ok(table) = sections.symbols(endian, &*self.bytes, object::elf::SHT_SYMTAB) else { return found };
+        let Ok(strings) = sections.section(table.string_section()) else { return found };
+        let Ok(strings) = strings.data(endian, &*self.bytes) else { return found };
         for symbol in table.iter() {
-            let Ok(name) = symbol.name(endian, table.strings()) else { continue };
-            if let Some(at) = names.iter().position(|wanted| wanted.as_bytes() == name)
-                && let Some(slot) = found.get_mut(at)
-            {
+            let start = usize::try_from(symbol.st_name(endian)).unwrap_or(usize::MAX);
+            let Some(rest) = strings.get(start..) else { continue };
+            // Compared in place: to look for the end of each name would take as long as the file says.
+            let is = |wanted: &&str| {
+                rest.strip_prefix(wanted.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
+            };
+            if let Some(slot) = names.iter().position(is).and_then(|at| found.get_mut(at)) {
                 *slot = Some(symbol.st_value(endian));
             }
         }
@@ -260,16 +333,16 @@ impl Image {
     }
 }
 
-fn build_id(
-    mut notes: object::read::elf::NoteIterator<'_, FileHeader64<LittleEndian>>,
-    endian: LittleEndian,
-) -> Option<String> {
-    // Real programs have a handful.
-    for _ in 0..64 {
-        let note = notes.next().ok()??;
-        if note.name() == b"GNU" && note.n_type(endian) == NT_GNU_BUILD_ID {
-            return Some(note.desc().iter().map(|b| format!("{b:02x}")).collect());
+/// Nothing that is computed from a segment overflows, and they do not hold the file over and over.
+fn check(segments: &[Segment], len: u64) -> Result<(), &'static str> {
+    let mut held = 0_u64;
+    for segment in segments {
+        let sane = segment.address.checked_add(segment.memory_size.max(segment.file_size)).is_some()
+            && segment.offset.checked_add(segment.file_size).is_some();
+        if !sane {
+            return Err("a segment reaches beyond the address space");
         }
+        held = held.saturating_add(segment.file_size.min(len.saturating_sub(segment.offset)));
     }
-    None
+    if held > len.saturating_mul(MAX_OVERLAP) { Err("its segments overlap") } else { Ok(()) }
 }
