@@ -18,3 +18,4 @@ mod lifetimes;
 mod real_program;
 mod refusals;
 mod tampered;
+mod vm;
