@@ -19,3 +19,4 @@ mod matrix;
 mod real_program;
 mod refusals;
 mod tampered;
+mod vm;

@@ -1,0 +1,164 @@
+//! What is done in a machine: which programs, and which steps with each. The init, `tests/vm/init`, follows
+//! it.
+
+use serde_json::{Value, json};
+
+use super::programs::Program;
+
+/// A fixture as it is wanted in a machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) fixture: &'static str,
+    /// The Go version.
+    pub(super) version: &'static str,
+    /// Without symbol table and DWARF.
+    pub(super) stripped: bool,
+}
+
+impl Wanted {
+    /// A name for its file.
+    pub(super) fn file(&self) -> String {
+        format!("{}-{}-{}", self.fixture, self.version, self.mode())
+    }
+
+    /// The name of its mode, as the lists of the tests have it.
+    pub(super) const fn mode(&self) -> &'static str {
+        if self.stripped { "stripped" } else { "default" }
+    }
+
+    /// The linker's flags that make it so.
+    pub(super) const fn flags(&self) -> &'static [&'static str] {
+        if self.stripped { &["-trimpath", "-ldflags=-s -w"] } else { &["-trimpath"] }
+    }
+}
+
+/// A fixture, the versions that it is tried with, its arguments, and what is done with it.
+struct Check {
+    fixture: &'static str,
+    versions: &'static [&'static str],
+    stripped: &'static [bool],
+    arguments: &'static [&'static str],
+    steps: fn() -> Vec<Value>,
+}
+
+/// The Go versions. Fewer than on the host: an emulated machine is slow, and what differs between versions
+/// does not differ between kernels.
+const VERSIONS: &[&str] = &["1.23.9", "1.27.3"];
+const BOTH: &[bool] = &[false, true];
+
+/// Small: an emulated machine is slow, and a count is as right with five hundred as with five thousand.
+const CHECKS: [Check; 3] = [
+    Check {
+        fixture: "population",
+        versions: VERSIONS,
+        stripped: BOTH,
+        arguments: &["-n", "2"],
+        steps: looks,
+    },
+    Check {
+        fixture: "spawn",
+        versions: VERSIONS,
+        stripped: BOTH,
+        arguments: &["-count", "500", "-rate", "500", "-iter", "50"],
+        steps: counted,
+    },
+    Check {
+        fixture: "gcstw",
+        versions: VERSIONS,
+        stripped: BOTH,
+        arguments: &["-interval", "25ms", "-ballast", "1048576", "-garbage", "1048576"],
+        steps: counted,
+    },
+];
+
+/// The programs of all checks.
+pub(super) fn programs() -> Vec<Wanted> {
+    let of = |check: &Check| {
+        let fixture = check.fixture;
+        let (versions, stripped) = (check.versions, check.stripped);
+        versions.iter().flat_map(move |version| {
+            stripped.iter().map(move |stripped| Wanted { fixture, version, stripped: *stripped })
+        })
+    };
+    CHECKS.iter().flat_map(of).collect()
+}
+
+/// The plan as the init reads it.
+pub(super) fn plan(programs: &[Program]) -> Value {
+    let host = json!({
+        "name": "host",
+        "steps": [gotrail("doctor", &["doctor", "--format", "json"])],
+    });
+    let check = |program: &Program| {
+        let check = CHECKS.iter().find(|check| check.fixture == program.wanted.fixture)?;
+        Some(json!({
+            "name": format!("{} {} {}", check.fixture, program.wanted.version, program.wanted.mode()),
+            "program": format!("/{}", program.guest_path()),
+            "arguments": check.arguments,
+            "steps": (check.steps)(),
+        }))
+    };
+    let checks: Vec<Value> = std::iter::once(host).chain(programs.iter().filter_map(check)).collect();
+    json!({ "checks": checks })
+}
+
+/// Everything that needs no probe, beside the program's own dump.
+fn looks() -> Vec<Value> {
+    vec![
+        gotrail("ps", &["ps", "--format", "json"]),
+        gotrail("inspect", &["inspect", "PID", "--format", "json"]),
+        tell("dump"),
+        wait("END"),
+        tell("truth"),
+        wait("["),
+        gotrail("dump", &["dump", "PID", "--format", "json"]),
+        gotrail("dump-text", &["dump", "PID"]),
+        tell("quit"),
+    ]
+}
+
+/// The program works while gotrail is attached, and tells its own figures behind that.
+fn counted() -> Vec<Value> {
+    vec![
+        json!({
+            "do": "attach",
+            "arguments": ["attach", "PID", "--format", "json", "--budget", "100"],
+        }),
+        tell(""),
+        wait("{"),
+        json!({ "do": "stop" }),
+        tell(""),
+    ]
+}
+
+fn gotrail(name: &str, arguments: &[&str]) -> Value {
+    json!({ "do": "gotrail", "name": name, "arguments": arguments })
+}
+
+fn tell(line: &str) -> Value {
+    json!({ "do": "tell", "line": line })
+}
+
+fn wait(line: &str) -> Value {
+    json!({ "do": "await", "line": line })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+
+    #[test]
+    fn every_program_has_its_check_and_a_name_of_its_own() {
+        let programs: Vec<Program> =
+            programs().into_iter().map(|wanted| Program { wanted, path: PathBuf::new() }).collect();
+        let plan = plan(&programs);
+        let checks = plan["checks"].as_array().unwrap();
+        assert_eq!(checks.len(), 1 + programs.len());
+        for (at, check) in checks.iter().enumerate() {
+            assert!(!check["steps"].as_array().unwrap().is_empty(), "{check}");
+            assert!(!checks[at + 1..].iter().any(|other| other["name"] == check["name"]), "{check}");
+        }
+    }
+}
