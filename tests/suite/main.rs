@@ -14,6 +14,7 @@ mod ends;
 mod export;
 mod hostile;
 mod inspect;
+mod kinds;
 mod lifetimes;
 mod matrix;
 mod real_program;

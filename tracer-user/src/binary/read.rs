@@ -8,6 +8,7 @@ use super::code::Code;
 use super::error::BinaryError;
 use super::globals::Globals;
 use super::image::{Architecture, Image};
+use super::itabs::{Itab, itabs};
 use super::layout::{self, Layout, LayoutError, LayoutSource};
 use super::sites::{self, Plan};
 use super::symbols::{Frame, Function, Symbols};
@@ -108,6 +109,12 @@ impl Program {
     #[must_use]
     pub const fn symbols(&self) -> &Symbols {
         &self.symbols
+    }
+
+    /// Method tables: which types are used as which interfaces.
+    #[must_use]
+    pub fn itabs(&self) -> Vec<Itab> {
+        itabs(&self.image, self.types)
     }
 
     /// Finds who tunes the runtime by hand.
