@@ -1,8 +1,9 @@
 //! Where things are, and what this machine lets a test do.
 //!
 //! `GOTRAIL_BIN` is the program under test, `GOTRAIL_FIXTURES` and `GOTRAIL_BACKENDS` name JSON lists of what it
-//! is tested on. Where something is missing a test is skipped by name, with the reason; with `CI=true` or
-//! `GOTRAIL_REQUIRE` set everything is known to be there, and a test that would be skipped fails instead.
+//! is tested on, `GOTRAIL_ORACLE` is a program that knows the truth about executables. Where something is missing a
+//! test is skipped by name, with the reason; with `CI=true` or `GOTRAIL_REQUIRE` set everything is known to be there,
+//! and a test that would be skipped fails instead.
 
 use std::env;
 use std::fs;
@@ -22,6 +23,8 @@ const MACHINES: &str = "GOTRAIL_MACHINES";
 pub enum Need {
     /// The program under test, and fixtures to try it on.
     Fixtures,
+    /// The program that knows what is true of an executable.
+    Oracle,
     /// Root, and a kernel that lets it load eBPF programs.
     Root,
     /// A program of the outside world.
@@ -39,6 +42,7 @@ impl Need {
             Self::Fixtures => {
                 gotrail().and_then(|_| list("GOTRAIL_FIXTURES")).err().map(|e| format!("{e:#}"))
             }
+            Self::Oracle => oracle().err().map(|e| format!("{e:#}")),
             Self::Root => no_root().or_else(no_bpf),
             Self::KernelThread => no_kernel_thread(),
             Self::Backend(name) => backend(name).err().map(|e| format!("{e:#}")),
@@ -95,7 +99,7 @@ pub fn skip(path: &str, needs: &[Need]) -> bool {
     let may_lack = match need {
         Need::KernelThread => true,
         Need::Machine(_) => env::var_os(MACHINES).is_none(),
-        Need::Fixtures | Need::Root | Need::Backend(_) => false,
+        Need::Fixtures | Need::Oracle | Need::Root | Need::Backend(_) => false,
     };
     if is_everything_required() && !may_lack {
         panic!("{name} can't run, although everything is required here: {why}");
@@ -126,6 +130,21 @@ pub fn gotrail() -> Result<PathBuf> {
     );
     if !path.is_file() {
         bail!("GOTRAIL_BIN is {}: there is no such file", path.display());
+    }
+    Ok(path)
+}
+
+/// The program that knows what is true of an executable.
+///
+/// # Errors
+/// It is not named, or not there.
+pub fn oracle() -> Result<PathBuf> {
+    let path = PathBuf::from(
+        env::var_os("GOTRAIL_ORACLE")
+            .context("GOTRAIL_ORACLE is not set: run these tests with `cargo xtask test`")?,
+    );
+    if !path.is_file() {
+        bail!("GOTRAIL_ORACLE is {}: there is no such file", path.display());
     }
     Ok(path)
 }

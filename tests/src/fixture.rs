@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
 
 use crate::env;
 use crate::process::Process;
@@ -21,6 +20,9 @@ pub const MODES: [&str; 2] = ["default", "stripped"];
 /// The oldest and the newest version.
 pub const OLDEST_AND_NEWEST: [&str; 2] = ["1.21.13", "1.27.3"];
 
+/// This machine's architecture, as Go names it.
+pub const ARCHITECTURE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+
 /// One built program.
 #[derive(Clone, Debug)]
 pub struct Build {
@@ -28,15 +30,17 @@ pub struct Build {
     pub name: String,
     /// The Go version that built it, without `go` in front.
     pub go: String,
-    /// How: `default` or `stripped`.
+    /// How: `default` or `stripped`, and more for the fixture `matrix`.
     pub mode: String,
+    /// For which architecture, as Go names it.
+    pub arch: String,
     /// Where it is.
     pub path: PathBuf,
 }
 
 impl fmt::Display for Build {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.name, self.go, self.mode)
+        write!(f, "{} {} {} {}", self.name, self.go, self.arch, self.mode)
     }
 }
 
@@ -46,12 +50,9 @@ impl Build {
     /// # Errors
     /// There is none.
     pub fn find(name: &str, go: &str, mode: &str) -> Result<Self> {
-        all()?
-            .into_iter()
-            .find(|build| build.name == name && build.go == go && build.mode == mode)
-            .with_context(|| {
-                format!("no fixture {name} built with Go {go} ({mode}): see `cargo xtask fixtures`")
-            })
+        all(name)?.into_iter().find(|build| build.go == go && build.mode == mode).with_context(|| {
+            format!("no fixture {name} built with Go {go} ({mode}): see `cargo xtask fixtures`")
+        })
     }
 
     /// Its minor Go version: the 21 of 1.21.13.
@@ -85,21 +86,50 @@ impl Build {
     }
 }
 
-fn all() -> Result<Vec<Build>> {
-    let field = |entry: &Value, name: &str| {
-        entry[name].as_str().map(str::to_owned).with_context(|| format!("a fixture without {name}: {entry}"))
+/// A combination of fixture, Go version, architecture and mode.
+#[derive(Clone, Debug)]
+pub enum Cell {
+    /// It was built.
+    Built(Build),
+    /// Go does not make it, or it does not run here.
+    NotByGo {
+        /// What it would be, but for the path.
+        build: Build,
+        /// Go's own words.
+        words: String,
+    },
+}
+
+/// All combinations of a fixture that were tried.
+///
+/// # Errors
+/// The list of fixtures can't be read.
+pub fn cells(name: &str) -> Result<Vec<Cell>> {
+    let mut cells = Vec::new();
+    for entry in env::list("GOTRAIL_FIXTURES")?.iter().filter(|entry| entry["name"] == name) {
+        let field = |name: &str| {
+            let text = entry[name].as_str().map(str::to_owned);
+            text.with_context(|| format!("a fixture without {name}: {entry}"))
+        };
+        let words = entry["na"].as_str();
+        let path = if words.is_some() { PathBuf::new() } else { field("path")?.into() };
+        let (name, go, mode, arch) = (field("name")?, field("go")?, field("mode")?, field("arch")?);
+        let build = Build { name, go, mode, arch, path };
+        cells.push(match words {
+            Some(words) => Cell::NotByGo { build, words: words.to_owned() },
+            None => Cell::Built(build),
+        });
+    }
+    Ok(cells)
+}
+
+/// The builds of a fixture for this machine.
+fn all(name: &str) -> Result<Vec<Build>> {
+    let here = |cell: Cell| match cell {
+        Cell::Built(build) if build.arch == ARCHITECTURE => Some(build),
+        _ => None,
     };
-    env::list("GOTRAIL_FIXTURES")?
-        .iter()
-        .map(|entry| {
-            Ok(Build {
-                name: field(entry, "name")?,
-                go: field(entry, "go")?,
-                mode: field(entry, "mode")?,
-                path: field(entry, "path")?.into(),
-            })
-        })
-        .collect()
+    Ok(cells(name)?.into_iter().filter_map(here).collect())
 }
 
 /// The builds of a fixture with these versions and modes. Those that this machine does not have are named on
@@ -109,11 +139,11 @@ fn all() -> Result<Vec<Build>> {
 /// There is none at all; or one is missing where everything is required.
 #[expect(clippy::print_stdout, reason = "who reads the result must see what it does not cover")]
 pub fn builds(name: &str, versions: &[&str], modes: &[&str]) -> Result<Vec<Build>> {
-    let all = all()?;
+    let all = all(name)?;
     let mut found = Vec::new();
     for go in versions {
         for mode in modes {
-            match all.iter().find(|b| b.name == name && b.go == *go && b.mode == *mode) {
+            match all.iter().find(|b| b.go == *go && b.mode == *mode) {
                 Some(build) => found.push(build.clone()),
                 None if env::is_everything_required() => {
                     bail!(

@@ -15,6 +15,7 @@ mod export;
 mod hostile;
 mod inspect;
 mod lifetimes;
+mod matrix;
 mod real_program;
 mod refusals;
 mod tampered;

@@ -8,6 +8,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::{env, fs};
 
+use gotrail::binary::GoBinary;
 use gotrail::binary::layout::from_dwarf;
 use object::{Architecture, Object, ObjectSection};
 
@@ -28,6 +29,7 @@ fn main() -> ExitCode {
 fn row(path: &OsString) -> Result<serde_json::Value, Box<dyn std::error::Error>> {
     let bytes = fs::read(path)?;
     let layout = from_dwarf(&bytes)?;
+    let witnesses = GoBinary::parse(bytes.as_slice().into())?.witnesses();
     let file = object::File::parse(&*bytes)?;
     let arch = match file.architecture() {
         Architecture::X86_64 => "amd64",
@@ -41,6 +43,7 @@ fn row(path: &OsString) -> Result<serde_json::Value, Box<dyn std::error::Error>>
         "arch": arch,
         "offsets": layout.to_offsets(),
         "wait_reasons": layout.wait_reasons,
+        "witnesses": witnesses,
     }))
 }
 

@@ -11,8 +11,9 @@ use clap::Args;
 
 use crate::backends::{self, JAEGER, VICTORIA_METRICS};
 use crate::build;
+use crate::cells::Mode;
 use crate::children::{Guarded, tail, wait_until};
-use crate::fixtures::{self, Mode};
+use crate::fixtures;
 use crate::go;
 use crate::http;
 use crate::interrupt;

@@ -94,11 +94,21 @@ impl fmt::Display for Release {
 }
 
 /// What was measured of one release on one architecture.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 struct Layout {
     offsets: BTreeMap<String, u64>,
     wait_reasons: Vec<String>,
+    /// The code that uses the fields, hashed: releases differ in it that have the same layout.
+    witnesses: BTreeMap<String, String>,
 }
+
+impl PartialEq for Layout {
+    fn eq(&self, other: &Self) -> bool {
+        self.offsets == other.offsets && self.wait_reasons == other.wait_reasons
+    }
+}
+
+impl Eq for Layout {}
 
 impl Layout {
     fn read(json: &Value) -> Option<Self> {
@@ -113,6 +123,13 @@ impl Layout {
                 .iter()
                 .map(|reason| reason.as_str().map(str::to_owned))
                 .collect::<Option<_>>()?,
+            witnesses: json
+                .get("witnesses")
+                .and_then(Value::as_object)
+                .into_iter()
+                .flatten()
+                .filter_map(|(name, hash)| Some((name.clone(), hash.as_str()?.to_owned())))
+                .collect(),
         })
     }
 
@@ -189,6 +206,8 @@ fn write(workspace: &Workspace, candidates: &[Vec<Release>], every: bool) -> Res
     }
     let file = table(workspace);
     fs::write(&file, text(&rows)).with_context(|| format!("can't write {}", file.display()))?;
+    let file = file.with_file_name("witnesses.json");
+    fs::write(&file, witnesses(&rows)).with_context(|| format!("can't write {}", file.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -317,7 +336,10 @@ impl<M: Fn(Release) -> Result<Option<Measured>>> Survey<M> {
             for (release, layouts) in self.found() {
                 let Some(layout) = layouts.get(index) else { continue };
                 match rows.last_mut().filter(|row| !new_run && row.layout == *layout) {
-                    Some(row) => row.last = release,
+                    Some(row) => {
+                        row.last = release;
+                        row.layout = layout.clone();
+                    }
                     None => rows.push(Row {
                         arch: (*arch).to_owned(),
                         first: release,
@@ -433,6 +455,23 @@ fn text(rows: &[Row]) -> String {
     text
 }
 
+/// The code of each row's last release: what proves the layout of a release that was not measured.
+fn witnesses(rows: &[Row]) -> String {
+    let mut text = String::from("[\n");
+    for (index, row) in rows.iter().enumerate() {
+        let quoted = |text: &str| Value::from(text).to_string();
+        let _ =
+            write!(text, " {{\"arch\": {}, \"version\": \"{}\", \"code\": {{", quoted(&row.arch), row.last);
+        for (index, (name, hash)) in row.layout.witnesses.iter().enumerate() {
+            let separator = if index == 0 { "\n  " } else { ",\n  " };
+            let _ = write!(text, "{separator}{}: {}", quoted(name), quoted(hash));
+        }
+        text.push_str(if index + 1 < rows.len() { "\n }},\n" } else { "\n }}\n" });
+    }
+    text.push_str("]\n");
+    text
+}
+
 fn parse(text: &str) -> Result<Vec<Row>> {
     let json: Vec<Value> = serde_json::from_str(text)?;
     let row = |row: &Value| {
@@ -455,7 +494,8 @@ mod tests {
 
     fn layout(goid: u64) -> Layout {
         let offsets = [("g.goid".to_owned(), goid), ("g.m".to_owned(), 48), ("p.id".to_owned(), 0)];
-        Layout { offsets: offsets.into(), wait_reasons: vec![String::new(), "a \"quoted\" one".to_owned()] }
+        let wait_reasons = vec![String::new(), "a \"quoted\" one".to_owned()];
+        Layout { offsets: offsets.into(), wait_reasons, witnesses: BTreeMap::new() }
     }
 
     fn at(patch: u16) -> Release {

@@ -7,6 +7,7 @@
 
 mod backends;
 mod build;
+mod cells;
 mod children;
 mod command;
 mod demo;
@@ -20,6 +21,7 @@ mod lint;
 mod scratch;
 mod setup;
 mod shim;
+mod support;
 mod tally;
 mod test;
 mod toolchain;
@@ -75,6 +77,8 @@ verbs! {
     Layouts => layouts,
     /// Builds the real backends and Go services that the tests talk to.
     Backends => backends,
+    /// Writes the table of what is supported as the tests have found it.
+    Support => support,
     /// Shows gotrail diagnosing a leaking Go service until it panics.
     Demo => demo,
     /// Runs every check and test; the last line is the sum.

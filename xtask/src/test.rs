@@ -17,11 +17,13 @@ use serde_json::Value;
 
 use crate::backends;
 use crate::build;
+use crate::cells::Wanted;
 use crate::command::line;
 use crate::fixtures;
 use crate::lint;
 use crate::setup::{self, Ready};
 use crate::shim;
+use crate::support;
 use crate::tally::{Counter, Tally};
 use crate::vm;
 use crate::workspace::Workspace;
@@ -34,6 +36,9 @@ pub(crate) struct Arguments {
     /// Leave out the lints.
     #[arg(long)]
     no_lint: bool,
+    /// Every Go version in every way of building, instead of each at least once.
+    #[arg(long)]
+    full: bool,
     /// Also run what is tried in emulated machines, with other kernels and on arm64.
     #[arg(long)]
     vm: bool,
@@ -96,14 +101,15 @@ impl Session<'_> {
     fn integration(&mut self, arguments: &Arguments, ready: &Ready, gotrail: &Path) -> Result<()> {
         let workspace = self.workspace;
         heading("fixtures");
-        let fixtures = fixtures::build_matrix(workspace, &[], &[], &[])?;
-        println!("{} fixtures are there", fixtures.built.len());
+        let fixtures = fixtures::build_matrix(workspace, &Wanted::all(arguments.full))?;
+        println!("{} fixtures are there", fixtures.built());
         for reason in &fixtures.skipped {
             println!("no fixture: {reason}");
         }
         for reason in &fixtures.failed {
             self.fail(&anyhow::anyhow!("{reason}"));
         }
+        let oracle = fixtures::build_helper(workspace, "oracle")?;
         heading("backends");
         let (backends, failed) = backends::build_all(workspace, &ready.go);
         println!("{} backends are there", backends.len());
@@ -119,11 +125,18 @@ impl Session<'_> {
             .args(&arguments.name_filter)
             .env("GOTRAIL_BIN", gotrail)
             .env("GOTRAIL_FIXTURES", self.list("fixtures.json", &fixtures.json())?)
+            .env("GOTRAIL_ORACLE", oracle)
+            .env("GOTRAIL_MATRIX", support::fresh(workspace)?)
             .env("GOTRAIL_BACKENDS", self.list("backends.json", &backends::json(&backends))?);
         if let Some(machines) = machines {
             cargo.env("GOTRAIL_MACHINES", machines);
         }
         self.runner(&mut cargo);
+        if arguments.name_filter.is_none() {
+            for difference in support::differences(workspace)? {
+                self.fail(&anyhow::anyhow!(difference));
+            }
+        }
         Ok(())
     }
 

@@ -1,7 +1,9 @@
 //! Watching processes: probes, snapshots, model and detectors composed.
 
 mod budget;
+mod executable;
 mod watcher;
 
 pub use budget::{Demotion, TRAP_NS, trap_ns};
+pub use executable::understand;
 pub use watcher::{Notice, Options, Summary, WatchError, Watcher};

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tracer_ebpf::{TIER_T1, TIER_T2};
 
 use super::budget::{Budget, Demotion};
+use super::executable::understand;
 use crate::binary::{BinaryError, CallSite, GoBinary};
 use crate::detect::{
     Change, Context, Ledger, SiteRef, Thresholds, call_frames, caller_site, examine, watched_connections,
@@ -26,6 +27,18 @@ pub enum WatchError {
     /// Its executable is not understood.
     #[error(transparent)]
     Binary(#[from] BinaryError),
+    /// Its program is not Go, but a library that it has loaded is.
+    #[error(
+        "process {pid} runs a program that is not Go, with a Go library ({version}) in it: {path}; gotrail watches Go programs, not libraries in other ones (`gotrail inspect` reads the library's file)"
+    )]
+    GoLibrary {
+        /// The process.
+        pid: u32,
+        /// The library, as the process sees it.
+        path: String,
+        /// The version of its toolchain.
+        version: String,
+    },
     /// Its memory can't be read.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
@@ -120,7 +133,7 @@ impl Watcher {
     /// # Errors
     /// [`WatchError`]; then nothing is attached.
     pub fn attach(target: Target, options: Options) -> Result<Self, WatchError> {
-        let binary = Arc::new(GoBinary::parse(target.read_executable()?)?);
+        let binary = Arc::new(understand(&target)?);
         let watch = Watch::new(target.pid())?;
         let bias = Runtime::open(&target, &binary)?.bias();
         let plan = binary.plan(options.probes.tiers);

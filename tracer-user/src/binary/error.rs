@@ -17,6 +17,30 @@ pub enum BinaryError {
     /// No Go build information.
     #[error("looked for Go build information and the Go function table: {0}; this is not a Go program")]
     NotGo(&'static str),
+    /// Packed: its code is in memory only.
+    #[error(
+        "the executable is packed with {packer}: its code and function table are unpacked into memory when it starts, and are not those of the file; run the program as the Go linker wrote it (`upx -d FILE` unpacks it)"
+    )]
+    Packed {
+        /// The packer.
+        packer: &'static str,
+    },
+    /// Names and tables were made unreadable on purpose.
+    #[error(
+        "the executable is obfuscated: its build information says the version {version:?}, as garble writes it, and its function table is scrambled; gotrail does not guess, so build the program without garble"
+    )]
+    Obfuscated {
+        /// What stands for the version.
+        version: String,
+    },
+    /// A plugin runs on the runtime of the program that loads it.
+    #[error(
+        "the file is a Go plugin ({version}): it has no runtime of its own; give the program that loads it"
+    )]
+    Plugin {
+        /// The version of the toolchain.
+        version: String,
+    },
     /// Build information without a function table.
     #[error(
         "the executable was built by {version}, but its function table (pclntab) was not found: it is packed, obfuscated or damaged"

@@ -32,6 +32,22 @@ pub struct Globals {
     pub from_code: bool,
 }
 
+impl Globals {
+    /// Names and addresses.
+    #[must_use]
+    pub const fn named(&self) -> [(&'static str, u64); 7] {
+        [
+            ("runtime.allgs", self.allgs),
+            ("runtime.allp", self.allp),
+            ("runtime.allm", self.allm),
+            ("runtime.sched", self.sched),
+            ("runtime.gcController", self.gc_controller),
+            ("runtime.memstats", self.memstats),
+            ("runtime.gcphase", self.gcphase),
+        ]
+    }
+}
+
 struct Recipe {
     name: &'static str,
     function: &'static str,

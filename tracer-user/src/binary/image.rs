@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
-use object::elf::{EM_AARCH64, EM_X86_64, ET_DYN, FileHeader64, PF_W, PF_X, PT_LOAD};
-use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _, Sym as _};
+use object::elf::{
+    EM_AARCH64, EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, NT_GNU_BUILD_ID, PF_W, PF_X, PT_INTERP, PT_LOAD,
+    PT_NOTE,
+};
+use object::read::elf::{FileHeader as _, ProgramHeader as _, Sym as _};
 use object::{Endianness, LittleEndian};
 
 use super::error::BinaryError;
@@ -54,6 +57,7 @@ pub struct Image {
     position_independent: bool,
     gnu_build_id: Option<String>,
     has_symbols: bool,
+    interpreted: bool,
 }
 
 /// Most program headers that are looked at; real programs have about ten.
@@ -96,14 +100,27 @@ impl Image {
         let has_symbols = sections.as_ref().is_some_and(|sections| {
             sections.symbols(endian, &*bytes, object::elf::SHT_SYMTAB).is_ok_and(|table| !table.is_empty())
         });
-        let gnu_build_id = sections.as_ref().and_then(|sections| {
-            let (_, section) = sections.section_by_name(endian, b".note.gnu.build-id")?;
-            let mut notes = section.notes(endian, &*bytes).ok()??;
-            let note = notes.next().ok()??;
-            Some(note.desc().iter().map(|b| format!("{b:02x}")).collect())
-        });
-        let position_independent = header.e_type(endian) == ET_DYN;
-        Ok(Self { segments, architecture, position_independent, gnu_build_id, has_symbols, bytes })
+        // By program header: a file may have lost its section headers.
+        let gnu_build_id = headers
+            .iter()
+            .take(MAX_SEGMENTS)
+            .filter(|h| h.p_type(endian) == PT_NOTE)
+            .find_map(|h| build_id(h.notes(endian, &*bytes).ok()??, endian));
+        let interpreted = headers.iter().take(MAX_SEGMENTS).any(|h| h.p_type(endian) == PT_INTERP);
+        let e_type = header.e_type(endian);
+        if e_type != ET_EXEC && e_type != ET_DYN {
+            return Err(BinaryError::NotElf(format!("it is no executable (ELF type {})", e_type.0)));
+        }
+        let position_independent = e_type == ET_DYN;
+        Ok(Self {
+            segments,
+            architecture,
+            position_independent,
+            gnu_build_id,
+            has_symbols,
+            interpreted,
+            bytes,
+        })
     }
 
     /// The whole file.
@@ -124,6 +141,23 @@ impl Image {
         self.position_independent
     }
 
+    /// Whether a dynamic loader starts it (or, for a library, whether it can be started at all).
+    #[must_use]
+    pub const fn has_interpreter(&self) -> bool {
+        self.interpreted
+    }
+
+    /// Whether it was packed by UPX, which leaves its mark behind the program headers and at the end (`l_info`
+    /// and `PackHeader`, UPX's src/stub/src/include/linux.h and src/packhead.cpp).
+    #[must_use]
+    pub fn is_upx(&self) -> bool {
+        const MARK: &[u8] = b"UPX!";
+        const WITHIN: usize = 1024;
+        let begin = self.bytes.get(..WITHIN).unwrap_or(&self.bytes);
+        let end = self.bytes.get(self.bytes.len().saturating_sub(WITHIN)..).unwrap_or_default();
+        [begin, end].iter().any(|part| part.windows(MARK.len()).any(|window| window == MARK))
+    }
+
     /// Whether it still has a symbol table.
     #[must_use]
     pub const fn has_symbols(&self) -> bool {
@@ -131,6 +165,7 @@ impl Image {
     }
 
     /// The linker's build ID in hexadecimal, if there is one. Go's own is another.
+    /// Go's linker writes one by itself since 1.24.
     #[must_use]
     pub fn gnu_build_id(&self) -> Option<&str> {
         self.gnu_build_id.as_deref()
@@ -223,4 +258,18 @@ impl Image {
         }
         found
     }
+}
+
+fn build_id(
+    mut notes: object::read::elf::NoteIterator<'_, FileHeader64<LittleEndian>>,
+    endian: LittleEndian,
+) -> Option<String> {
+    // Real programs have a handful.
+    for _ in 0..64 {
+        let note = notes.next().ok()??;
+        if note.name() == b"GNU" && note.n_type(endian) == NT_GNU_BUILD_ID {
+            return Some(note.desc().iter().map(|b| format!("{b:02x}")).collect());
+        }
+    }
+    None
 }

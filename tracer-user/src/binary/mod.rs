@@ -11,6 +11,7 @@ pub mod layout;
 mod read;
 mod sites;
 mod symbols;
+mod toolchain;
 mod types;
 pub mod version;
 
@@ -20,7 +21,8 @@ pub use error::BinaryError;
 pub use globals::Globals;
 pub use image::{Architecture, Image};
 pub use layout::{Layout, LayoutError, LayoutSource};
-pub use read::{Build, GoBinary};
+pub use read::{Build, GoBinary, Program};
 pub use sites::{Plan, Site, Substitute, Unavailable};
 pub use symbols::{Frame, Function, Symbols};
+pub use toolchain::{ToolchainHazard, toolchain_hazards};
 pub use version::GoVersion;

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::calls::{CallSite, scan};
+use super::code::Code;
 use super::error::BinaryError;
 use super::globals::Globals;
 use super::image::{Architecture, Image};
-use super::layout::{self, Layout, LayoutSource};
+use super::layout::{self, Layout, LayoutError, LayoutSource};
 use super::sites::{self, Plan};
-use super::symbols::{Frame, Symbols};
+use super::symbols::{Frame, Function, Symbols};
 use super::types::{TypeName, type_name};
 use super::version::GoVersion;
 
@@ -33,17 +34,133 @@ pub struct Build {
     pub go_build_id: Option<String>,
 }
 
-/// A Go executable, understood.
+impl Build {
+    /// `-buildmode`: `exe`, `pie`, `c-shared`, `c-archive`, `plugin` and so on. Recorded since Go 1.20; before,
+    /// only where it was given.
+    #[must_use]
+    pub fn mode(&self) -> Option<&str> {
+        self.settings.get("-buildmode").map(String::as_str)
+    }
+}
+
+/// A Go program as far as it can be understood without the layout of its runtime's structures: what it is, its
+/// functions, its calls.
 #[derive(Clone, Debug)]
-pub struct GoBinary {
+pub struct Program {
     image: Image,
     build: Build,
     symbols: Symbols,
+    text: (u64, u64),
+    types: u64,
+}
+
+impl Program {
+    /// Reads a program.
+    ///
+    /// # Errors
+    /// [`BinaryError`] says what is missing.
+    pub fn parse(bytes: Arc<[u8]>) -> Result<Self, BinaryError> {
+        let image = Image::parse(bytes)?;
+        if image.is_upx() {
+            return Err(BinaryError::Packed { packer: "UPX" });
+        }
+        if !has_build_info(&image) {
+            return Err(BinaryError::NotGo("it has no build information"));
+        }
+        let go = gobin::GoBinary::try_parse(image.bytes())
+            .map_err(|_| BinaryError::NotGo("neither of them is there"))?;
+        let build = build(
+            go.build_info().ok_or(BinaryError::NotGo("it has no build information"))?,
+            go.build_id().map(str::to_owned),
+        )?;
+        let version = &build.version;
+        if version.minor < FIRST_MINOR {
+            return Err(BinaryError::TooOld { version: version.to_string(), first: FIRST_MINOR });
+        }
+        if build.mode() == Some("plugin") {
+            return Err(BinaryError::Plugin { version: version.to_string() });
+        }
+        let no_table = || BinaryError::NoFunctionTable { version: version.to_string() };
+        let table = go.pclntab().ok_or_else(no_table)?;
+        let module = go.moduledata().ok_or_else(no_table)?;
+        let symbols = Symbols::new(&table, module.text, module.etext, module.gofunc, version.minor);
+        let (text, types) = ((module.text, module.etext), module.types);
+        drop(go);
+        if symbols.functions().is_empty() {
+            return Err(no_table());
+        }
+        Ok(Self { image, build, symbols, text, types })
+    }
+
+    /// What is recorded about the build.
+    #[must_use]
+    pub const fn build(&self) -> &Build {
+        &self.build
+    }
+
+    /// The file.
+    #[must_use]
+    pub const fn image(&self) -> &Image {
+        &self.image
+    }
+
+    /// Its functions.
+    #[must_use]
+    pub const fn symbols(&self) -> &Symbols {
+        &self.symbols
+    }
+
+    /// Finds who tunes the runtime by hand.
+    #[must_use]
+    pub fn hazards(&self) -> Vec<CallSite> {
+        scan(&self.image, &self.symbols)
+    }
+
+    /// Finds the layout of the runtime's structures and its globals. `debug` finds the file with a program's DWARF
+    /// by the linker's build ID (in hexadecimal), and is asked only where the program itself has none.
+    ///
+    /// # Errors
+    /// The program as it was, and why it is not understood further (FAIL-1).
+    pub fn understand(
+        self,
+        debug: impl FnOnce(&str) -> Option<Arc<[u8]>>,
+    ) -> Result<GoBinary, Box<(Self, BinaryError)>> {
+        let (version, goarch) = (&self.build.version, self.image.architecture().goarch());
+        let debug = || {
+            let id = self.image.gnu_build_id()?;
+            debug(id).filter(|file| {
+                Image::parse(Arc::clone(file)).is_ok_and(|debug| debug.gnu_build_id() == Some(id))
+            })
+        };
+        let globals = |layout: &Layout| Globals::find(&self.image, &self.symbols, layout, version);
+        let found = match layout::find(self.image.bytes(), debug, version, goarch) {
+            Ok((layout, source)) => globals(&layout).map(|globals| (layout, source, globals)),
+            Err(error) => match layout::witness::claim(version, goarch) {
+                Some(claim) => globals(&claim.layout).and_then(|globals| {
+                    let source = claim.prove(&self.image, &self.symbols, &globals).map_err(|code| {
+                        BinaryError::from(LayoutError::NotProven { table: Box::new(error), code })
+                    })?;
+                    Ok((claim.layout, source, globals))
+                }),
+                None => Err(error.into()),
+            },
+        };
+        match found {
+            Ok((layout, layout_source, globals)) => {
+                Ok(GoBinary { program: self, layout, layout_source, globals })
+            }
+            Err(error) => Err(Box::new((self, error))),
+        }
+    }
+}
+
+/// A Go executable, understood.
+#[derive(Clone, Debug)]
+pub struct GoBinary {
+    program: Program,
     layout: Layout,
     layout_source: LayoutSource,
     globals: Globals,
-    text: (u64, u64),
-    types: u64,
 }
 
 impl GoBinary {
@@ -66,62 +183,54 @@ impl GoBinary {
     /// # Errors
     /// [`BinaryError`] says what is missing; nothing is guessed (FAIL-1).
     pub fn parse(bytes: Arc<[u8]>) -> Result<Self, BinaryError> {
-        let image = Image::parse(bytes)?;
-        if !has_build_info(&image) {
-            return Err(BinaryError::NotGo("it has no build information"));
-        }
-        let go = gobin::GoBinary::try_parse(image.bytes())
-            .map_err(|_| BinaryError::NotGo("neither of them is there"))?;
-        let build = build(
-            go.build_info().ok_or(BinaryError::NotGo("it has no build information"))?,
-            go.build_id().map(str::to_owned),
-        )?;
-        let version = &build.version;
-        if version.minor < FIRST_MINOR {
-            return Err(BinaryError::TooOld { version: version.to_string(), first: FIRST_MINOR });
-        }
-        let no_table = || BinaryError::NoFunctionTable { version: version.to_string() };
-        let table = go.pclntab().ok_or_else(no_table)?;
-        let module = go.moduledata().ok_or_else(no_table)?;
-        let symbols = Symbols::new(&table, module.text, module.etext, module.gofunc, version.minor);
-        let (text, types) = ((module.text, module.etext), module.types);
-        drop(go);
-        if symbols.functions().is_empty() {
-            return Err(no_table());
-        }
-        let (layout, layout_source) = layout::find(image.bytes(), version, image.architecture().goarch())?;
-        let globals = Globals::find(&image, &symbols, &layout, version)?;
-        Ok(Self { image, build, symbols, layout, layout_source, globals, text, types })
+        Self::parse_with(bytes, |_| None)
+    }
+
+    /// Understands an executable whose DWARF may be in a file of its own: see [`Program::understand`].
+    ///
+    /// # Errors
+    /// As [`GoBinary::parse`].
+    pub fn parse_with(
+        bytes: Arc<[u8]>,
+        debug: impl FnOnce(&str) -> Option<Arc<[u8]>>,
+    ) -> Result<Self, BinaryError> {
+        Program::parse(bytes)?.understand(debug).map_err(|refused| refused.1)
+    }
+
+    /// What is known without the layout.
+    #[must_use]
+    pub const fn program(&self) -> &Program {
+        &self.program
     }
 
     /// What is recorded about the build.
     #[must_use]
     pub const fn build(&self) -> &Build {
-        &self.build
+        &self.program.build
     }
 
     /// The Go version.
     #[must_use]
     pub const fn version(&self) -> &GoVersion {
-        &self.build.version
+        &self.program.build.version
     }
 
     /// The file.
     #[must_use]
     pub const fn image(&self) -> &Image {
-        &self.image
+        &self.program.image
     }
 
     /// Its architecture.
     #[must_use]
     pub const fn architecture(&self) -> Architecture {
-        self.image.architecture()
+        self.program.image.architecture()
     }
 
     /// Its functions.
     #[must_use]
     pub const fn symbols(&self) -> &Symbols {
-        &self.symbols
+        &self.program.symbols
     }
 
     /// Its runtime's structures.
@@ -145,37 +254,49 @@ impl GoBinary {
     /// First address of the Go code and the address behind its last.
     #[must_use]
     pub const fn text(&self) -> (u64, u64) {
-        self.text
+        self.program.text
     }
 
     /// The frames of a linked address, innermost first. See [`Symbols::frames`].
     #[must_use]
     pub fn frames(&self, address: u64, exact: bool) -> Vec<Frame> {
-        self.symbols.frames(&self.image, address, exact)
+        self.symbols().frames(self.image(), address, exact)
     }
 
     /// The name of the function that holds a linked address.
     #[must_use]
     pub fn function_name(&self, address: u64) -> Option<&str> {
-        self.symbols.name(&self.image, self.symbols.at(address)?)
+        self.symbols().name(self.image(), self.symbols().at(address)?)
     }
 
     /// The type whose descriptor is at a linked address.
     #[must_use]
     pub fn type_name(&self, address: u64) -> Option<TypeName> {
-        type_name(&self.image, self.types, address)
+        type_name(self.image(), self.program.types, address)
     }
 
     /// Plans the probe sites of some tiers.
     #[must_use]
     pub fn plan(&self, tiers: u32) -> Plan {
-        sites::plan(&self.image, &self.symbols, &self.layout, self.version(), tiers)
+        sites::plan(self.image(), self.symbols(), &self.layout, self.version(), tiers)
+    }
+
+    /// The shapes of the functions that use the layout's fields: see [`layout::witness`].
+    #[must_use]
+    pub fn witnesses(&self) -> BTreeMap<&'static str, String> {
+        layout::witness::witnesses(self.image(), self.symbols(), &self.layout, &self.globals)
+    }
+
+    /// Linked addresses of the instructions with which a function returns, by decoding all of it.
+    #[must_use]
+    pub fn returns(&self, function: Function) -> Vec<u64> {
+        Code::of(self.image(), function).map(Code::returns).unwrap_or_default()
     }
 
     /// Finds who tunes the runtime by hand.
     #[must_use]
     pub fn hazards(&self) -> Vec<CallSite> {
-        scan(&self.image, &self.symbols)
+        self.program.hazards()
     }
 }
 
@@ -193,8 +314,13 @@ fn has_build_info(image: &Image) -> bool {
 }
 
 fn build(info: &gobin::metadata::BuildInfo<'_>, go_build_id: Option<String>) -> Result<Build, BinaryError> {
+    let version = info.go_version.unwrap_or_default();
+    // What garble has the linker write instead of the version.
+    if version == "unknown" {
+        return Err(BinaryError::Obfuscated { version: version.to_owned() });
+    }
     Ok(Build {
-        version: GoVersion::parse(info.go_version.unwrap_or_default())?,
+        version: GoVersion::parse(version)?,
         path: info.main_path.unwrap_or_default().to_owned(),
         module: info.main_module.unwrap_or_default().to_owned(),
         module_version: info.main_version.unwrap_or_default().to_owned(),

@@ -3,13 +3,15 @@
 use std::fs;
 use std::process::ExitCode;
 
-use gotrail::binary::{Cost, GoBinary, Plan};
+use gotrail::agent::understand;
+use gotrail::binary::{Program, toolchain_hazards};
 use gotrail::memory::Runtime;
 use gotrail::probe::{Kernel, Links};
-use gotrail::target::Target;
+use gotrail::target::{Target, debug_file};
 use gotrail::text::printable;
 use serde_json::{Value, json};
 
+use super::ability::{self, Ability};
 use super::args::{DoctorArgs, Format};
 use super::failure::Failure;
 
@@ -42,9 +44,13 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
         Format::Human => {
             outln!("this host, kernel {}", kernel.release);
             print_checks(&host);
-            if let Some((title, checks)) = &process {
-                outln!("\n{title}");
-                print_checks(checks);
+            if let Some(process) = &process {
+                outln!("\n{}", process.title);
+                print_checks(&process.facts);
+                if !process.abilities.is_empty() {
+                    outln!("\nwhat gotrail can do with it here");
+                    ability::print(&process.abilities);
+                }
             }
         }
         Format::Json => outln!(
@@ -54,7 +60,8 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
                 "kernel": kernel.release,
                 "host": to_json(&host),
                 "pid": args.pid,
-                "process": process.as_ref().map(|(_, checks)| to_json(checks)),
+                "process": process.as_ref().map(|process| to_json(&process.facts)),
+                "abilities": process.as_ref().map(|process| ability::to_json(&process.abilities)),
             })
         ),
     }
@@ -116,66 +123,58 @@ fn effective_capabilities() -> Option<u64> {
     u64::from_str_radix(hex.trim(), 16).ok()
 }
 
-fn process(pid: u32, kernel: &Kernel) -> Result<(String, Vec<Check>), Failure> {
+/// A process, and what gotrail can do with it.
+struct Process {
+    title: String,
+    facts: Vec<Check>,
+    abilities: Vec<Ability>,
+}
+
+fn process(pid: u32, kernel: &Kernel) -> Result<Process, Failure> {
     let target = Target::open(pid)?;
     let title = format!("process {pid} ({})", printable(&target.comm));
-    let mut checks = Vec::new();
-    let binary = match GoBinary::parse(target.read_executable()?) {
-        Ok(binary) => binary,
+    let program = match Program::parse(target.read_executable()?) {
+        Ok(program) => program,
+        // A library of the process may say more.
         Err(error) => {
-            checks.push(Check::new("understood", false, error.to_string()));
-            return Ok((title, checks));
+            let error = understand(&target).err().map_or_else(|| error.to_string(), |e| e.to_string());
+            let facts = vec![Check::new("Go program", false, error)];
+            return Ok(Process { title, facts, abilities: Vec::new() });
         }
     };
-    let build = binary.build();
-    let symbols = if binary.image().has_symbols() { "with a symbol table" } else { "stripped" };
-    checks.push(Check::new(
+    let build = program.build();
+    let image = program.image();
+    let symbols = if image.has_symbols() { "with a symbol table" } else { "stripped" };
+    let mut facts = vec![Check::new(
         "Go program",
         true,
         format!(
             "{}, {}, {symbols}, {}",
             build.version,
             printable(&build.path),
-            binary.architecture().goarch()
+            image.architecture().goarch()
         ),
-    ));
-    checks.push(Check::new("layout", true, format!("from {}", binary.layout_source())));
-    let from = if binary.globals().from_code { "machine code" } else { "the symbol table" };
-    checks.push(Check::new("globals", true, format!("from {from}")));
-    match Runtime::open(&target, &binary) {
-        Ok(_) => checks.push(Check::new(
-            "T0 memory",
-            true,
-            "goroutines, stacks and figures: no cost to the process",
-        )),
-        Err(error) => checks.push(Check::new("T0 memory", false, error.to_string())),
-    }
-    let probes = kernel.links.is_some();
-    for (tier, name, what) in [
-        (tracer_ebpf::TIER_T1, "T1 rare probes", "GC, stop-the-world, crashes, tuning calls"),
-        (tracer_ebpf::TIER_T2, "T2 lifetimes", "goroutine creation and exit"),
-    ] {
-        checks.extend(tier_checks(name, what, probes, &binary.plan(tier)));
-    }
-    Ok((title, checks))
-}
-
-fn tier_checks(name: &'static str, what: &str, probes: bool, plan: &Plan) -> Vec<Check> {
-    let cheap = plan.sites.iter().filter(|s| s.cost == Cost::Emulated).count();
-    let dear = plan.sites.len() - cheap;
-    let why = if probes { "" } else { "; the kernel does not let us place them, see above" };
-    let mut checks = vec![Check::new(
-        name,
-        probes && !plan.sites.is_empty(),
-        format!("{what}: {cheap} emulated and {dear} single-stepped sites{why}"),
     )];
-    for missing in &plan.unavailable {
-        let consequence = if missing.lost { "" } else { ": the program can't do this, nothing is lost" };
-        checks.push(Check::new(
-            "  without",
-            !missing.lost,
-            format!("{}: {}{consequence}", missing.probe.name(), printable(&missing.why)),
-        ));
+    for hazard in toolchain_hazards(&build.version) {
+        facts.push(Check::new("toolchain", false, format!("{}: {}", hazard.what, hazard.advice)));
     }
-    checks
+    let architecture = image.architecture();
+    let abilities = match program.understand(|id| debug_file(Some(pid), id)) {
+        Ok(binary) => {
+            let memory = Runtime::open(&target, &binary).map(|_| ()).map_err(|error| error.to_string());
+            for missing in binary.plan(u32::MAX).unavailable {
+                let consequence = if missing.lost { "" } else { ": nothing is lost" };
+                facts.push(Check::new(
+                    "without",
+                    !missing.lost,
+                    format!("{}: {}{consequence}", missing.probe.name(), printable(&missing.why)),
+                ));
+            }
+            ability::on_host(ability::of_binary(&binary), architecture, kernel, Some(memory))
+        }
+        Err(refused) => {
+            ability::on_host(ability::of_program(&refused.0, &refused.1), architecture, kernel, None)
+        }
+    };
+    Ok(Process { title, facts, abilities })
 }

@@ -2,7 +2,8 @@
 
 use std::process::ExitCode;
 
-use gotrail::binary::{Frame, GoBinary};
+use gotrail::agent::understand;
+use gotrail::binary::Frame;
 use gotrail::memory::{Goroutine, Pc, Runtime, Snapshot, Status, Symbolizer, monotonic_ns};
 use gotrail::target::Target;
 use gotrail::text::duration;
@@ -14,7 +15,7 @@ use super::json;
 
 pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
     let target = Target::open(args.pid)?;
-    let binary = GoBinary::parse(target.read_executable()?)?;
+    let binary = understand(&target)?;
     let runtime = Runtime::open(&target, &binary)?;
     let snapshot = runtime.snapshot()?;
     let shown: Vec<&Goroutine> = snapshot.goroutines.iter().filter(|g| args.system || !g.system).collect();

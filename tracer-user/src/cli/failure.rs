@@ -76,6 +76,7 @@ impl From<WatchError> for Failure {
         match error {
             WatchError::Target(e) => e.into(),
             WatchError::Binary(e) => e.into(),
+            WatchError::GoLibrary { .. } => Self::new(UNSUPPORTED, error.to_string()),
             WatchError::Runtime(e) => e.into(),
             WatchError::Probe(e) => e.into(),
         }

@@ -1,72 +1,142 @@
 //! `gotrail inspect`: what is known of an executable without running it: its build, where its layout is from,
-//! where probes would go and what they cost, and who tunes the runtime by hand.
+//! what each tier can do with it, where probes would go and what they cost, what is known against its toolchain,
+//! and who tunes the runtime by hand.
 
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use gotrail::binary::{Argument, CallSite, GoBinary, Plan, Site, Unavailable};
-use gotrail::target::Target;
+use gotrail::binary::{
+    Argument, BinaryError, CallSite, GoBinary, Plan, Program, Site, ToolchainHazard, Unavailable,
+    toolchain_hazards,
+};
+use gotrail::target::{Target, debug_file, read_file};
 use gotrail::text::printable;
 use serde_json::{Value, json};
 use tracer_ebpf::{TIER_T1, TIER_T2, TIER_T3};
 
+use super::ability::{self, Ability};
 use super::args::{Format, InspectArgs};
 use super::failure::{BACKEND, Failure};
 use super::human::table;
 
 /// Build settings that say something about how the program can be watched.
-const SETTINGS: [&str; 8] =
-    ["-buildmode", "-ldflags", "-trimpath", "-race", "-pgo", "CGO_ENABLED", "vcs.revision", "vcs.modified"];
+const SETTINGS: [&str; 9] = [
+    "-buildmode",
+    "-ldflags",
+    "-trimpath",
+    "-race",
+    "-pgo",
+    "GOEXPERIMENT",
+    "CGO_ENABLED",
+    "vcs.revision",
+    "vcs.modified",
+];
+
+/// What was found out.
+struct Report {
+    program: Program,
+    /// The rest, or why there is none.
+    binary: Result<GoBinary, BinaryError>,
+    plan: Plan,
+    abilities: Vec<Ability>,
+    toolchain: Vec<ToolchainHazard>,
+    calls: Vec<CallSite>,
+}
 
 pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode, Failure> {
-    let binary = GoBinary::parse(read(&args.target)?)?;
-    let plan = binary.plan(TIER_T1 | TIER_T2 | TIER_T3);
-    let hazards = binary.hazards();
+    let (bytes, pid) = read(&args.target)?;
+    let report = report(Program::parse(bytes)?, pid);
     match args.format {
-        Format::Human => human(&binary, &plan, &hazards),
-        Format::Json => outln!("{}", to_json(&args.target, &binary, &plan, &hazards)),
+        Format::Human => human(&report),
+        Format::Json => outln!("{}", to_json(&args.target, &report)),
     }
     Ok(ExitCode::SUCCESS)
 }
 
+fn report(program: Program, pid: Option<u32>) -> Report {
+    let toolchain = toolchain_hazards(&program.build().version);
+    let calls = program.hazards();
+    match program.understand(|id| debug_file(pid, id)) {
+        Ok(binary) => Report {
+            program: binary.program().clone(),
+            plan: binary.plan(TIER_T1 | TIER_T2 | TIER_T3),
+            abilities: ability::of_binary(&binary),
+            binary: Ok(binary),
+            toolchain,
+            calls,
+        },
+        Err(refused) => {
+            let (program, error) = *refused;
+            Report {
+                abilities: ability::of_program(&program, &error),
+                program,
+                binary: Err(error),
+                plan: Plan::default(),
+                toolchain,
+                calls,
+            }
+        }
+    }
+}
+
 /// The bytes of a process's executable, or of a file. A number is a pid unless a file has that name.
-fn read(target: &str) -> Result<Arc<[u8]>, Failure> {
+fn read(target: &str) -> Result<(Arc<[u8]>, Option<u32>), Failure> {
     let path = Path::new(target);
     if let Ok(pid) = target.parse::<u32>()
         && !path.exists()
     {
-        return Ok(Target::open(pid)?.read_executable()?);
+        return Ok((Target::open(pid)?.read_executable()?, Some(pid)));
     }
-    std::fs::read(path).map(Arc::from).map_err(|error| {
+    let bytes = read_file(path).map_err(|error| {
         Failure::new(
             BACKEND,
             format!("tried to read {}: {error}; give a pid, or the path of an executable", path.display()),
         )
-    })
+    })?;
+    Ok((bytes, None))
 }
 
-fn human(binary: &GoBinary, plan: &Plan, hazards: &[CallSite]) {
-    let build = binary.build();
+/// How the program is linked, in words.
+fn linkage(program: &Program) -> String {
+    let image = program.image();
+    let mode = match (program.build().mode(), image.position_independent(), image.has_interpreter()) {
+        (Some("c-shared"), ..) => "a C library (c-shared): can be inspected, but not watched",
+        (_, true, true) => "position-independent, dynamically linked",
+        (_, true, false) => "position-independent, static",
+        (_, false, true) => "dynamically linked",
+        (_, false, false) => "static",
+    };
+    let symbols = if image.has_symbols() { "with a symbol table" } else { "stripped" };
+    format!("{}, {mode}, {symbols}", image.architecture().goarch())
+}
+
+fn human(report: &Report) {
+    let (program, build) = (&report.program, report.program.build());
     let or_dash = |text: &str| if text.is_empty() { "-".to_owned() } else { printable(text) };
-    let symbols = if binary.image().has_symbols() { "with a symbol table" } else { "stripped" };
-    let pie = if binary.image().position_independent() { ", position-independent" } else { "" };
     outln!("go version   {}", build.version);
     outln!("main package {}", or_dash(&build.path));
     outln!("module       {} {}", or_dash(&build.module), printable(&build.module_version));
-    outln!("build        {}{pie}, {symbols}", binary.architecture().goarch());
+    outln!("build        {}", linkage(program));
     outln!("build id     {}", build.go_build_id.as_deref().map_or_else(|| "-".to_owned(), printable));
     for name in SETTINGS {
         if let Some(value) = build.settings.get(name) {
             outln!("  {name:<14} {}", printable(value));
         }
     }
-    outln!("layout       from {}", binary.layout_source());
-    outln!(
-        "globals      from {}",
-        if binary.globals().from_code { "machine code" } else { "the symbol table" }
-    );
+    for hazard in &report.toolchain {
+        outln!("toolchain    {}: {} ({}; {})", hazard.id, hazard.what, hazard.advice, hazard.source);
+    }
 
+    outln!("\nwhat gotrail can do with it");
+    ability::print(&report.abilities);
+    if report.binary.is_ok() {
+        sites(&report.plan);
+    }
+    calls(&report.calls);
+}
+
+fn sites(plan: &Plan) {
     outln!("\nprobe sites");
     let rows: Vec<Vec<String>> = plan
         .sites
@@ -77,7 +147,7 @@ fn human(binary: &GoBinary, plan: &Plan, hazards: &[CallSite]) {
                 site.probe.name().to_owned(),
                 site.cost.name().to_owned(),
                 format!("{:#x}", site.address),
-                printable(&site.function),
+                format!("{}+{}", printable(&site.function), site.address - site.entry),
             ]
         })
         .collect();
@@ -85,23 +155,24 @@ fn human(binary: &GoBinary, plan: &Plan, hazards: &[CallSite]) {
     for missing in &plan.unavailable {
         outln!("without {}: {}{}", missing.probe.name(), printable(&missing.why), consequence(missing));
     }
-
     for substitute in &plan.substitutes {
         outln!(
-            "{} by {}: {} was inlined into {}",
+            "{} is observed at {}: {} was inlined into {}",
             substitute.probe.name(),
             substitute.instead,
             printable(&substitute.function),
             printable(&substitute.into)
         );
     }
+}
 
+fn calls(calls: &[CallSite]) {
     outln!("\nwho tunes the runtime by hand");
-    if hazards.is_empty() {
+    if calls.is_empty() {
         outln!("nobody: no direct call was found in the code");
         return;
     }
-    let rows: Vec<Vec<String>> = hazards
+    let rows: Vec<Vec<String>> = calls
         .iter()
         .map(|call| {
             let place = format!("{}:{}", printable(&call.caller.file), call.caller.line);
@@ -121,7 +192,7 @@ fn tier(site: &Site) -> &'static str {
 }
 
 fn consequence(missing: &Unavailable) -> &'static str {
-    if missing.lost { ": such events are not seen" } else { ": the program can't do this" }
+    if missing.lost { ": such events are not seen" } else { ": nothing is lost" }
 }
 
 fn call_text(call: &CallSite) -> String {
@@ -132,9 +203,11 @@ fn call_text(call: &CallSite) -> String {
     }
 }
 
-fn to_json(target: &str, binary: &GoBinary, plan: &Plan, hazards: &[CallSite]) -> Value {
-    let build = binary.build();
-    let hazards: Vec<Value> = hazards
+fn to_json(target: &str, report: &Report) -> Value {
+    let (program, build, plan) = (&report.program, report.program.build(), &report.plan);
+    let binary = report.binary.as_ref().ok();
+    let hazards: Vec<Value> = report
+        .calls
         .iter()
         .map(|call| {
             json!({
@@ -151,6 +224,10 @@ fn to_json(target: &str, binary: &GoBinary, plan: &Plan, hazards: &[CallSite]) -
             })
         })
         .collect();
+    let returns = |site: &Site| {
+        let binary = binary?;
+        Some(binary.returns(binary.symbols().at(site.entry)?))
+    };
     let sites: Vec<Value> = plan
         .sites
         .iter()
@@ -159,9 +236,11 @@ fn to_json(target: &str, binary: &GoBinary, plan: &Plan, hazards: &[CallSite]) -
                 "tier": tier(site),
                 "probe": site.probe.name(),
                 "function": site.function,
+                "function_address": site.entry,
                 "address": site.address,
                 "file_offset": site.file_offset,
                 "cost": site.cost.name(),
+                "returns": returns(site),
             })
         })
         .collect();
@@ -170,23 +249,50 @@ fn to_json(target: &str, binary: &GoBinary, plan: &Plan, hazards: &[CallSite]) -
         .iter()
         .map(|u| json!({ "probe": u.probe.name(), "why": u.why, "lost": u.lost }))
         .collect();
+    let substitutes: Vec<Value> = plan
+        .substitutes
+        .iter()
+        .map(|s| {
+            json!({
+                "probe": s.probe.name(),
+                "function": s.function,
+                "inlined_into": s.into,
+                "instead": s.instead,
+            })
+        })
+        .collect();
+    let toolchain: Vec<Value> = report
+        .toolchain
+        .iter()
+        .map(|h| json!({ "id": h.id, "what": h.what, "advice": h.advice, "source": h.source }))
+        .collect();
+    let globals = binary.map(|binary| {
+        let named = binary.globals().named();
+        named.into_iter().map(|(name, at)| (name.to_owned(), at.into())).collect::<serde_json::Map<_, _>>()
+    });
     json!({
         "schema": "gotrail.inspect/1",
         "target": target,
         "go_version": build.version.to_string(),
-        "goarch": binary.architecture().goarch(),
+        "goarch": program.image().architecture().goarch(),
         "main_package": build.path,
         "module": build.module,
         "module_version": build.module_version,
         "settings": build.settings,
         "go_build_id": build.go_build_id,
-        "gnu_build_id": binary.image().gnu_build_id(),
-        "position_independent": binary.image().position_independent(),
-        "stripped": !binary.image().has_symbols(),
-        "layout_source": binary.layout_source().to_string(),
-        "globals_source": if binary.globals().from_code { "code" } else { "symbols" },
+        "gnu_build_id": program.image().gnu_build_id(),
+        "position_independent": program.image().position_independent(),
+        "dynamically_linked": program.image().has_interpreter(),
+        "stripped": !program.image().has_symbols(),
+        "layout_source": binary.map(|b| b.layout_source().to_string()),
+        "globals_source": binary.map(|b| if b.globals().from_code { "code" } else { "symbols" }),
+        "globals": globals,
+        "refused": report.binary.as_ref().err().map(ToString::to_string),
+        "abilities": ability::to_json(&report.abilities),
         "sites": sites,
         "unavailable": unavailable,
+        "substitutes": substitutes,
+        "toolchain": toolchain,
         "hazards": hazards,
     })
 }

@@ -14,6 +14,7 @@ macro_rules! out {
     ($($arg:tt)*) => { $crate::cli::write_out(format_args!($($arg)*)) };
 }
 
+mod ability;
 mod args;
 mod attach;
 #[cfg(feature = "bpf-log")]

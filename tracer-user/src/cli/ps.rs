@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use gotrail::binary::{BinaryError, GoBinary};
 use gotrail::memory::{Figures, Runtime};
-use gotrail::target::{Container, Target, container_of, process_ids};
+use gotrail::target::{Container, Target, container_of, debug_file, process_ids};
 use gotrail::text::{bytes, printable};
 use serde_json::{Value, json};
 
@@ -91,7 +91,8 @@ fn row(pid: u32, binaries: &mut Binaries) -> Found {
 /// The version of a Go executable, and the rest if it is understood; `None` if it is no Go program.
 fn read(target: &Target) -> Option<(String, Result<Arc<GoBinary>, String>)> {
     let bytes = target.read_executable().ok()?;
-    match GoBinary::parse(Arc::clone(&bytes)) {
+    let pid = target.pid();
+    match GoBinary::parse_with(Arc::clone(&bytes), |id| debug_file(Some(pid), id)) {
         Ok(binary) => Some((binary.version().to_string(), Ok(Arc::new(binary)))),
         Err(
             BinaryError::NotElf(_)

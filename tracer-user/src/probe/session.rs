@@ -374,7 +374,10 @@ fn take(ebpf: &mut Ebpf, name: &str, kernel: &Kernel) -> Result<aya::maps::Map, 
 fn check(target: &Target, bias: u64, plan: &Plan) -> Result<(), ProbeError> {
     let pid = target.pid();
     if !target.is_same() {
-        return Err(ProbeError::Changed { pid, why: "it ended, or runs another executable now".to_owned() });
+        return Err(ProbeError::Changed {
+            pid,
+            why: "it ended, runs another executable now, or its file was written to".to_owned(),
+        });
     }
     let memory = LiveMemory::new(pid);
     for site in &plan.sites {
@@ -383,12 +386,19 @@ fn check(target: &Target, bias: u64, plan: &Plan) -> Result<(), ProbeError> {
         memory
             .read(address, &mut bytes)
             .map_err(|e| ProbeError::Changed { pid, why: format!("its code can't be read: {e}") })?;
-        // A breakpoint of another uprobe user (0xcc) sits on the first byte only: the kernel shares the site.
-        let same =
-            bytes == site.bytes || (bytes.first() == Some(&0xcc) && bytes.get(1..) == site.bytes.get(1..));
-        if !same {
+        if bytes != site.bytes && !is_shared(&bytes, &site.bytes) {
             return Err(ProbeError::Bytes { pid, function: site.function.clone(), address });
         }
     }
     Ok(())
+}
+
+/// Whether the bytes are those of a site that another uprobe user is on: the kernel shares it.
+fn is_shared(bytes: &[u8], expected: &[u8]) -> bool {
+    if cfg!(target_arch = "aarch64") {
+        // BRK64_OPCODE_UPROBES (arch/arm64/include/asm/debug-monitors.h).
+        return bytes == 0xd420_00a0_u32.to_le_bytes();
+    }
+    // int3 in the place of the first byte.
+    bytes.first() == Some(&0xcc) && bytes.get(1..) == expected.get(1..)
 }

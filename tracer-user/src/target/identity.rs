@@ -1,7 +1,6 @@
 //! Who a process is: a pid alone is not enough, the kernel hands them out again.
 
-use std::fs::{self, File};
-use std::io::Read as _;
+use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,10 +8,12 @@ use std::sync::Arc;
 use procfs::ProcError;
 use procfs::process::Process;
 
+use super::files::read_file;
+
 /// The process flag of kernel threads (`include/linux/sched.h`).
 const PF_KTHREAD: u32 = 0x0020_0000;
 /// Largest executable that is read whole.
-const MAX_EXECUTABLE: u64 = 1 << 30;
+pub(super) const MAX_EXECUTABLE: u64 = 1 << 30;
 
 /// What makes a process itself (IDENT-1). The build ID of the executable is the binary's to tell.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -55,12 +56,10 @@ pub enum TargetError {
         pid: u32,
     },
     /// The executable is larger than gotrail reads.
-    #[error("the executable of process {pid} has {size} bytes; gotrail reads at most {MAX_EXECUTABLE}")]
+    #[error("the executable of process {pid} is larger than the {MAX_EXECUTABLE} bytes that gotrail reads")]
     TooLarge {
         /// The pid asked for.
         pid: u32,
-        /// Its size.
-        size: u64,
     },
     /// Anything else.
     #[error("tried to read {what} of process {pid}: {source}")]
@@ -100,6 +99,8 @@ pub struct Target {
     pub started_unix: u64,
     /// Where its stack begins; each exec moves it.
     start_stack: u64,
+    /// Size of its executable, and when that was last written, in seconds and nanoseconds.
+    exe_stamp: (u64, i64, i64),
 }
 
 impl Target {
@@ -134,6 +135,7 @@ impl Target {
             inner_pid,
             started_unix: stat_start_unix(stat.starttime),
             start_stack: stat.startstack,
+            exe_stamp: (meta.size(), meta.mtime(), meta.mtime_nsec()),
         })
     }
 
@@ -160,16 +162,10 @@ impl Target {
         let io = |source: std::io::Error| match source.kind() {
             std::io::ErrorKind::PermissionDenied => TargetError::NotPermitted { pid, what: "its executable" },
             std::io::ErrorKind::NotFound => TargetError::Gone { pid },
+            std::io::ErrorKind::FileTooLarge => TargetError::TooLarge { pid },
             _ => TargetError::Io { pid, what: "its executable", source },
         };
-        let mut file = File::open(self.exe_path()).map_err(io)?;
-        let size = file.metadata().map_err(io)?.len();
-        if size > MAX_EXECUTABLE {
-            return Err(TargetError::TooLarge { pid, size });
-        }
-        let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or_default());
-        file.by_ref().take(MAX_EXECUTABLE).read_to_end(&mut bytes).map_err(io)?;
-        Ok(bytes.into())
+        read_file(&self.exe_path()).map_err(io)
     }
 
     /// What `/proc` says of the process now: whether it still runs the program it ran when it was opened (an
@@ -184,10 +180,11 @@ impl Target {
         Some(Look { same_program: same, stopped: matches!(stat.state, 'T' | 't') })
     }
 
-    /// Whether the pid still belongs to the process that was opened.
+    /// Whether the pid still belongs to the process that was opened, running the same file, unchanged.
     #[must_use]
     pub fn is_same(&self) -> bool {
-        Self::open(self.pid()).is_ok_and(|now| now.identity == self.identity)
+        Self::open(self.pid())
+            .is_ok_and(|now| now.identity == self.identity && now.exe_stamp == self.exe_stamp)
     }
 }
 

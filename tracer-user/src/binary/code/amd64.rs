@@ -7,7 +7,7 @@ use iced_x86::{
     OpAccess, OpKind, Register,
 };
 
-use super::{Call, Code, Cost, Spot};
+use super::{Call, Code, Cost, Shape, Spot};
 
 /// Integer argument and result registers of Go's `ABIInternal`, in order (cmd/compile/abi-internal.md).
 const ARGUMENTS: [Register; 5] = [Register::RAX, Register::RBX, Register::RCX, Register::RDI, Register::RSI];
@@ -198,6 +198,36 @@ pub(super) fn returns(code: Code<'_>) -> Vec<u64> {
         }
     });
     found
+}
+
+pub(super) fn shape(code: Code<'_>, shape: &mut Shape<'_>) {
+    each(code, |instruction| {
+        // Padding behind the last instruction.
+        if instruction.mnemonic() == Mnemonic::Int3 {
+            return;
+        }
+        shape.feed(instruction.code() as u64);
+        for operand in 0..instruction.op_count() {
+            match instruction.op_kind(operand) {
+                OpKind::Register => shape.feed(instruction.op_register(operand) as u64),
+                OpKind::NearBranch16 | OpKind::NearBranch32 | OpKind::NearBranch64 => {
+                    shape.feed_branch(code, instruction.near_branch_target());
+                }
+                OpKind::Memory => {
+                    let (base, index) = (instruction.memory_base(), instruction.memory_index());
+                    shape.feed(base as u64);
+                    shape.feed(index as u64);
+                    shape.feed(u64::from(instruction.memory_index_scale()));
+                    if base == Register::RIP {
+                        shape.feed_data(instruction.memory_displacement64());
+                    } else {
+                        shape.feed(instruction.memory_displacement64());
+                    }
+                }
+                _ => shape.feed(instruction.try_immediate(operand).unwrap_or(0)),
+            }
+        }
+    });
 }
 
 /// Visits each instruction until one that can't be decoded.

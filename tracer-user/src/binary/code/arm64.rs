@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 
-use super::{Call, Code, Cost, Spot};
+use super::{Call, Code, Cost, Shape, Spot};
 
 /// Words of a prologue that are looked at.
 const PROLOGUE: usize = 8;
@@ -329,6 +329,48 @@ pub(super) fn calls(code: Code<'_>, targets: &[u64]) -> Vec<Call> {
 
 pub(super) fn returns(code: Code<'_>) -> Vec<u64> {
     words(code).filter(|word| word.is_return()).map(|word| word.address).collect()
+}
+
+pub(super) fn shape(code: Code<'_>, shape: &mut Shape<'_>) {
+    /// The bits that hold an address in part.
+    const PAGE_BITS: u32 = 0x60ff_ffe0;
+    const LOW_BITS: u32 = 0x003f_fc00;
+    const PAIR_BITS: u32 = 0x003f_8000;
+    const BRANCH_BITS: u32 = 0x03ff_ffff;
+    let mut pages: [Option<u64>; 32] = [None; 32];
+    for word in words(code) {
+        if let Some(page) = word.page() {
+            shape.feed(u64::from(word.bits & !PAGE_BITS));
+            if let Some(slot) = pages.get_mut(usize::from(word.rd())) {
+                *slot = Some(page);
+            }
+            continue;
+        }
+        if let Some(target) = word.call().or_else(|| word.jump()) {
+            shape.feed(u64::from(word.bits & !BRANCH_BITS));
+            shape.feed_branch(code, target);
+        } else {
+            let page = pages.get(usize::from(word.rn())).copied().flatten();
+            let single = word.added().or_else(|| word.offset());
+            match (page, single, word.pair_offset()) {
+                (Some(page), Some(offset), _) => {
+                    shape.feed(u64::from(word.bits & !LOW_BITS));
+                    shape.feed_data(page.wrapping_add(offset));
+                }
+                (Some(page), None, Some(offset)) => {
+                    shape.feed(u64::from(word.bits & !PAIR_BITS));
+                    shape.feed_data(page.wrapping_add_signed(offset));
+                }
+                // Branches within the function are relative already.
+                _ => shape.feed(u64::from(word.bits)),
+            }
+        }
+        for (register, slot) in (0_u8..).zip(&mut pages) {
+            if slot.is_some() && word.may_write(register) {
+                *slot = None;
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -130,11 +130,55 @@ impl<'a> Code<'a> {
         }
     }
 
+    /// A hash of the code that does not depend on where the linker put things: branches out of the function and
+    /// addresses of data are left out, but for data in `known` ranges (address and size), which count as the
+    /// range's number and the offset in it.
+    pub(super) fn shape(self, known: &[(u64, u64)]) -> u64 {
+        let mut shape = Shape { hash: 0xcbf2_9ce4_8422_2325, known };
+        match self.architecture {
+            Architecture::Amd64 => amd64::shape(self, &mut shape),
+            Architecture::Arm64 => arm64::shape(self, &mut shape),
+        }
+        shape.hash
+    }
+
     /// The addresses of all instructions that return.
     pub(super) fn returns(self) -> Vec<u64> {
         match self.architecture {
             Architecture::Amd64 => amd64::returns(self),
             Architecture::Arm64 => arm64::returns(self),
         }
+    }
+}
+
+/// The hash of a function's shape while it is made: FNV-1a over 64-bit words.
+struct Shape<'a> {
+    hash: u64,
+    known: &'a [(u64, u64)],
+}
+
+impl Shape<'_> {
+    fn feed(&mut self, word: u64) {
+        for byte in word.to_le_bytes() {
+            self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+
+    /// An address of data.
+    fn feed_data(&mut self, address: u64) {
+        let range = self.known.iter().position(|(at, size)| address.wrapping_sub(*at) < *size);
+        match range.and_then(|index| Some((index, self.known.get(index)?.0))) {
+            Some((index, at)) => {
+                self.feed(index as u64 + 1);
+                self.feed(address - at);
+            }
+            None => self.feed(0),
+        }
+    }
+
+    /// A branch: within the function by its distance, out of it by nothing.
+    fn feed_branch(&mut self, code: Code<'_>, target: u64) {
+        let into = target.wrapping_sub(code.address);
+        self.feed(if into < code.bytes.len() as u64 { into + 1 } else { 0 });
     }
 }

@@ -6,9 +6,11 @@
 
 mod dwarf;
 mod table;
+pub mod witness;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -89,6 +91,14 @@ pub enum LayoutError {
         /// The most that are taken.
         limit: u64,
     },
+    /// No release's layout could be proven either.
+    #[error("{table}; nor is its code that of the nearest measured release: {code}")]
+    NotProven {
+        /// Why not by the table.
+        table: Box<LayoutError>,
+        /// Why not by the code.
+        code: String,
+    },
     /// Neither way led to a layout.
     #[error("no layout by DWARF: {dwarf}; nor by the table: {table}")]
     Neither {
@@ -104,6 +114,16 @@ pub enum LayoutError {
 pub enum LayoutSource {
     /// The program's own DWARF.
     Dwarf,
+    /// The DWARF of a debug file on this host that has the program's build ID.
+    DebugFile,
+    /// The row of the table for another release of the same minor: the machine code of the functions that use the
+    /// fields is the same.
+    Code {
+        /// That release, without `go`.
+        version: String,
+        /// How many functions were compared.
+        functions: usize,
+    },
     /// The row of the table for the versions from `first` to `last`.
     Table {
         /// The first version of the row.
@@ -117,6 +137,10 @@ impl fmt::Display for LayoutSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Dwarf => f.write_str("DWARF"),
+            Self::DebugFile => f.write_str("DWARF in a debug file with its build ID"),
+            Self::Code { version, functions } => {
+                write!(f, "table (go{version}), proven by the code of {functions} functions")
+            }
             Self::Table { first, last } if first == last => write!(f, "table (go{first})"),
             Self::Table { first, last } => write!(f, "table (go{first} to go{last})"),
         }
@@ -488,18 +512,27 @@ layout! {
 /// # Errors
 ///
 /// Neither leads to a complete layout; the error says why for each.
-pub fn find(elf: &[u8], version: &GoVersion, goarch: &str) -> Result<(Layout, LayoutSource), LayoutError> {
-    let dwarf = match from_dwarf(elf) {
-        Ok(mut layout) => {
-            if layout.wait_reasons.is_empty()
-                && let Ok((row, _)) = table::row(version, goarch)
-            {
-                layout.wait_reasons = row.wait_reasons;
-            }
-            return Ok((layout, LayoutSource::Dwarf));
+pub fn find(
+    elf: &[u8],
+    debug: impl FnOnce() -> Option<Arc<[u8]>>,
+    version: &GoVersion,
+    goarch: &str,
+) -> Result<(Layout, LayoutSource), LayoutError> {
+    let complete = |mut layout: Layout, source| {
+        if layout.wait_reasons.is_empty()
+            && let Ok((row, _)) = table::row(version, goarch)
+        {
+            layout.wait_reasons = row.wait_reasons;
         }
+        Ok((layout, source))
+    };
+    let dwarf = match from_dwarf(elf) {
+        Ok(layout) => return complete(layout, LayoutSource::Dwarf),
         Err(error) => error,
     };
+    if let Some(Ok(layout)) = debug().map(|file| from_dwarf(&file)) {
+        return complete(layout, LayoutSource::DebugFile);
+    }
     table::row(version, goarch)
         .map_err(|table| LayoutError::Neither { dwarf: Box::new(dwarf), table: Box::new(table) })
 }
@@ -552,14 +585,15 @@ mod tests {
     #[test]
     fn find_names_both_reasons() {
         let version = GoVersion::parse("go1.99.0").unwrap();
-        let error = find(b"not an ELF file", &version, "amd64").expect_err("no such version").to_string();
+        let error =
+            find(b"not an ELF file", || None, &version, "amd64").expect_err("no such version").to_string();
         assert!(error.contains("DWARF") && error.contains("go1.99.0"), "{error}");
     }
 
     #[test]
     fn find_falls_back_to_the_table_and_says_so() {
         let version = GoVersion::parse("go1.21.13").unwrap();
-        let (layout, source) = find(b"", &version, "arm64").unwrap();
+        let (layout, source) = find(b"", || None, &version, "arm64").unwrap();
         assert!(matches!(source, LayoutSource::Table { .. }), "{source}");
         assert!(source.to_string().contains("go1.21"), "{source}");
         assert_eq!(layout.g.m, 48);

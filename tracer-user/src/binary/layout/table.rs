@@ -166,10 +166,7 @@ impl Table {
         let mut ranges: Vec<(&Coverage, &Coverage)> = Vec::new();
         for row in self.rows.iter().filter(|row| row.coverage.arch == goarch) {
             match ranges.last_mut() {
-                Some((_, last))
-                    if last.last.minor == row.coverage.first.minor
-                        && last.last.patch + 1 == row.coverage.first.patch =>
-                {
+                Some((_, last)) if follows(&last.last, &row.coverage.first) => {
                     *last = &row.coverage;
                 }
                 _ => ranges.push((&row.coverage, &row.coverage)),
@@ -187,6 +184,13 @@ impl Table {
             .collect();
         texts.join(", ")
     }
+}
+
+/// Whether no release lies between two: neighbouring patches, or the begin of the next minor, as the rows of a
+/// minor go to its last known patch.
+fn follows(last: &GoVersion, first: &GoVersion) -> bool {
+    (last.minor == first.minor && last.patch + 1 == first.patch)
+        || (last.minor + 1 == first.minor && first.patch == 0)
 }
 
 #[cfg(test)]
@@ -286,7 +290,7 @@ mod tests {
     fn an_unknown_version_is_told_what_is_covered() {
         for arch in ["amd64", "arm64"] {
             let error = refusal(table(), "go1.99.1", arch);
-            assert!(error.contains("go1.21") && error.contains("go1.27"), "{error}");
+            assert!(error.contains("covers go1.18 to go1.27."), "{error}");
         }
         assert!(refusal(table(), "go1.27.3", "riscv64").contains("riscv64"));
     }
