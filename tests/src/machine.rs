@@ -40,6 +40,8 @@ pub struct Check {
     pub go: String,
     /// How: `default` or `stripped`.
     pub mode: String,
+    /// What the program was told to do, where it has kinds.
+    pub kind: String,
     records: Vec<Value>,
 }
 
@@ -97,12 +99,17 @@ impl Machine {
     }
 
     fn check(&self, name: &str) -> Result<Check> {
-        let [_, go, mode] = *name.split(' ').collect::<Vec<_>>() else { bail!("no check: {name:?}") };
+        let (go, mode, kind) = match *name.split(' ').collect::<Vec<_>>() {
+            [_, go, mode] => (go, mode, ""),
+            [_, go, mode, kind] => (go, mode, kind),
+            _ => bail!("no check: {name:?}"),
+        };
         Ok(Check {
             title: format!("{}: {name}", self.name),
             architecture: self.architecture.clone(),
             go: go.to_owned(),
             mode: mode.to_owned(),
+            kind: kind.to_owned(),
             records: self.records.iter().filter(|record| record["check"] == name).cloned().collect(),
         })
     }

@@ -11,9 +11,9 @@ use gotrail_tests::machine::{Check, Machine};
 use gotrail_tests::markers::Markers;
 use gotrail_tests::needs;
 use gotrail_tests::traceback::parse;
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::{counts, dump, lifetimes};
+use crate::{counts, crash, dump, lifetimes};
 
 /// Declares the tests of a machine, which are skipped together where it was not run.
 macro_rules! machine {
@@ -55,6 +55,12 @@ macro_rules! machine {
                 each(&Machine::find(NAME).unwrap().checks("gcstw").unwrap(), 1, |check| {
                     attached(check, $links, counts::check);
                 });
+            }
+
+            #[test]
+            fn vm_truth_1_each_death_is_named_as_the_process_names_it() {
+                needs!(Need::Machine(NAME));
+                each(&Machine::find(NAME).unwrap().checks("crash").unwrap(), 1, deaths);
             }
         }
     };
@@ -109,4 +115,15 @@ fn attached(check: &Check, links: &str, compare: fn(&Value, &Report)) {
     let report = check.well().unwrap().report().unwrap();
     assert!(report.answer.errors.contains(links), "{}", report.answer.errors);
     compare(&check.own().unwrap(), &report);
+}
+
+fn deaths(check: &Check) {
+    let report = check.well().unwrap().report().unwrap();
+    report.check_nothing_lost().unwrap();
+    let target = check.answer("target").unwrap();
+    assert_eq!(target.code, Some(2), "the program itself: {target:?}");
+    // Before Linux 6.15 the status is gone as soon as the father has asked for it, which the init does at once.
+    let exit = report.exit().unwrap();
+    assert!([json!({ "code": 2 }), json!({ "unknown": true })].contains(exit), "{exit}");
+    crash::check(&check.kind, &target.errors, &report, &Markers::of("crash").unwrap());
 }

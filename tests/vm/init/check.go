@@ -93,13 +93,15 @@ func (c check) step(s step, target *process, attach **process) error {
 		return target.tell(s.Line)
 	case "await":
 		return target.awaitOutput(s.Line)
-	case "stop":
+	case "stop", "finish":
 		p := *attach
 		if p == nil {
 			return fmt.Errorf("nothing is attached")
 		}
-		if err := p.command.Process.Signal(os.Interrupt); err != nil {
-			return err
+		if s.Do == "stop" {
+			if err := p.command.Process.Signal(os.Interrupt); err != nil {
+				return err
+			}
 		}
 		if err := p.awaitEnd(); err != nil {
 			return err

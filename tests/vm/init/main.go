@@ -28,7 +28,8 @@ type check struct {
 }
 
 type step struct {
-	// Do is gotrail (run to its end), attach, tell, await or stop.
+	// Do is gotrail (run to its end), attach, tell, await, stop or finish (wait
+	// until it ends by itself).
 	Do   string `json:"do"`
 	Name string `json:"name"`
 	// Arguments of gotrail; PID stands for that of the program.

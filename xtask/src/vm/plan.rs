@@ -38,7 +38,25 @@ struct Check {
     versions: &'static [&'static str],
     stripped: &'static [bool],
     arguments: &'static [&'static str],
+    /// Where the fixture has kinds, those that are tried, each by itself; it is the last word of the check's name.
+    kinds: &'static [&'static str],
     steps: fn() -> Vec<Value>,
+}
+
+impl Check {
+    /// What is done with one program.
+    fn of(&self, program: &Program) -> Vec<Value> {
+        let name = format!("{} {} {}", self.fixture, program.wanted.version, program.wanted.mode());
+        let path = format!("/{}", program.guest_path());
+        let check = |name: String, arguments: &[&str]| json!({ "name": name, "program": path, "arguments": arguments, "steps": (self.steps)() });
+        if self.kinds.is_empty() {
+            return vec![check(name, self.arguments)];
+        }
+        self.kinds
+            .iter()
+            .map(|kind| check(format!("{name} {kind}"), &[self.arguments, &["-kind", kind]].concat()))
+            .collect()
+    }
 }
 
 /// The Go versions. Fewer than on the host: an emulated machine is slow, and what differs between versions
@@ -47,12 +65,13 @@ const VERSIONS: &[&str] = &["1.23.9", "1.27.3"];
 const BOTH: &[bool] = &[false, true];
 
 /// Small: an emulated machine is slow, and a count is as right with five hundred as with five thousand.
-const CHECKS: [Check; 3] = [
+const CHECKS: [Check; 4] = [
     Check {
         fixture: "population",
         versions: VERSIONS,
         stripped: BOTH,
         arguments: &["-n", "2"],
+        kinds: &[],
         steps: looks,
     },
     Check {
@@ -60,6 +79,7 @@ const CHECKS: [Check; 3] = [
         versions: VERSIONS,
         stripped: BOTH,
         arguments: &["-count", "500", "-rate", "500", "-iter", "50"],
+        kinds: &[],
         steps: counted,
     },
     Check {
@@ -67,7 +87,29 @@ const CHECKS: [Check; 3] = [
         versions: VERSIONS,
         stripped: BOTH,
         arguments: &["-interval", "25ms", "-ballast", "1048576", "-garbage", "1048576"],
+        kinds: &[],
         steps: counted,
+    },
+    // Texts, stacks and creators are read in the probe itself, by registers that each architecture has its own of.
+    Check {
+        fixture: "crash",
+        versions: &["1.27.3"],
+        stripped: &[true],
+        arguments: &[],
+        kinds: &[
+            "string",
+            "wrapped",
+            "int",
+            "index",
+            "nilptr",
+            "repanic",
+            "nested",
+            "unsafe-segv",
+            "unlock",
+            "deadlock",
+            "stackoverflow",
+        ],
+        steps: dies,
     },
 ];
 
@@ -89,16 +131,13 @@ pub(super) fn plan(programs: &[Program]) -> Value {
         "name": "host",
         "steps": [gotrail("doctor", &["doctor", "--format", "json"])],
     });
-    let check = |program: &Program| {
-        let check = CHECKS.iter().find(|check| check.fixture == program.wanted.fixture)?;
-        Some(json!({
-            "name": format!("{} {} {}", check.fixture, program.wanted.version, program.wanted.mode()),
-            "program": format!("/{}", program.guest_path()),
-            "arguments": check.arguments,
-            "steps": (check.steps)(),
-        }))
-    };
-    let checks: Vec<Value> = std::iter::once(host).chain(programs.iter().filter_map(check)).collect();
+    let programs = programs.iter().flat_map(|program| {
+        CHECKS
+            .iter()
+            .filter(|check| check.fixture == program.wanted.fixture)
+            .flat_map(|check| check.of(program))
+    });
+    let checks: Vec<Value> = std::iter::once(host).chain(programs).collect();
     json!({ "checks": checks })
 }
 
@@ -114,6 +153,15 @@ fn looks() -> Vec<Value> {
         gotrail("dump", &["dump", "PID", "--format", "json"]),
         gotrail("dump-text", &["dump", "PID"]),
         tell("quit"),
+    ]
+}
+
+/// The program dies while gotrail is attached, which ends it too.
+fn dies() -> Vec<Value> {
+    vec![
+        json!({ "do": "attach", "arguments": ["attach", "PID", "--format", "json"] }),
+        tell(""),
+        json!({ "do": "finish" }),
     ]
 }
 
@@ -155,7 +203,7 @@ mod tests {
             programs().into_iter().map(|wanted| Program { wanted, path: PathBuf::new() }).collect();
         let plan = plan(&programs);
         let checks = plan["checks"].as_array().unwrap();
-        assert_eq!(checks.len(), 1 + programs.len());
+        assert!(checks.len() > programs.len());
         for (at, check) in checks.iter().enumerate() {
             assert!(!check["steps"].as_array().unwrap().is_empty(), "{check}");
             assert!(!checks[at + 1..].iter().any(|other| other["name"] == check["name"]), "{check}");
