@@ -144,6 +144,15 @@ pub fn register(ctx: &ProbeContext, number: u8) -> u64 {
     }
 }
 
+/// Whether the `jbe` that is about to run will jump: the carry or the zero flag is set.
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+pub fn stack_check_fails(ctx: &ProbeContext) -> bool {
+    // SAFETY: as above.
+    let regs = unsafe { &*ctx.regs };
+    regs.eflags & 0x41 != 0
+}
+
 /// Registers by their role in Go's `ABIInternal` (cmd/compile/abi-internal.md).
 #[cfg(bpf_target_arch = "aarch64")]
 #[inline(always)]
@@ -196,4 +205,13 @@ pub fn register(ctx: &ProbeContext, number: u8) -> u64 {
         27 => regs.regs[27],
         _ => 0,
     }
+}
+
+/// Whether the `b.ls` that is about to run will branch: the carry flag is clear or the zero flag is set.
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+pub fn stack_check_fails(ctx: &ProbeContext) -> bool {
+    // SAFETY: as above.
+    let regs = unsafe { &*ctx.regs };
+    regs.pstate & (1 << 29) == 0 || regs.pstate & (1 << 30) != 0
 }

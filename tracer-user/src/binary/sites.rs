@@ -34,6 +34,8 @@ pub struct Site {
     pub cost: Cost,
     /// For sites of goroutines: the number of the register that holds the `*g`.
     pub register: u8,
+    /// The instruction is the conditional branch of the stack check, which runs twice where the stack grows.
+    pub stack_check: bool,
 }
 
 /// A probe that has no site.
@@ -323,6 +325,7 @@ impl<'a> Planner<'a> {
             bytes: self.image.read(spot.address, spot.len).ok_or_else(outside)?.to_vec(),
             cost: spot.cost,
             register: spot.register,
+            stack_check: spot.stack_check,
         })
     }
 

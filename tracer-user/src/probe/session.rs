@@ -324,7 +324,7 @@ fn link(
     program.load().map_err(|e| error("load a program", &e))?;
     let points = sites.iter().map(|site| UProbeAttachPoint {
         location: UProbeAttachLocation::AbsoluteOffset(site.file_offset),
-        cookie: Some(cookie(site.probe, site.register)),
+        cookie: Some(cookie(site.probe, site.register, site.stack_check)),
     });
     let scope = match (kind, NonZeroU32::new(target.pid())) {
         (Links::MultiScoped | Links::Single, Some(pid)) => UProbeScope::OneProcess(pid),
