@@ -140,6 +140,8 @@ impl Session {
 
         if plan.sites.is_empty() {
             let why: Vec<&str> = plan.unavailable.iter().map(|u| u.why.as_str()).collect();
+            let mut why = why;
+            why.dedup();
             return Err(ProbeError::NoSites(why.join("; ")));
         }
         let settings = config(binary, bias, SLOT, options.tiers, options.capture_text);
