@@ -15,6 +15,7 @@ mod text;
 
 pub use finding::{Degree, Finding, Role, SiteRef, State, Trend};
 pub use ledger::{Change, Ledger, Reported};
+#[cfg(feature = "probe")]
 pub(crate) use sites::call_frames;
 pub use sites::{Context, Thresholds, caller_site};
 pub use stuck::watched_connections;
