@@ -8,7 +8,9 @@ mod file;
 mod process;
 
 use gotrail_tests::attach::{Answer, run};
+use gotrail_tests::env::Need;
 use gotrail_tests::fixture::{ARCHITECTURE, Build, Cell, cells, each};
+use gotrail_tests::needs;
 use gotrail_tests::support::{Verdict, Verdicts};
 use serde_json::Value;
 
@@ -16,6 +18,7 @@ use serde_json::Value;
 const REFUSED: i32 = 3;
 
 /// Runs a check on each cell that was built, and notes what came of all of them.
+#[expect(clippy::print_stdout, reason = "who reads the result must see what was refused")]
 fn check_all(
     name: &'static str,
     at_once: usize,
@@ -56,14 +59,12 @@ fn refusal(answer: &Answer) -> Option<String> {
 
 #[test]
 fn fail_1_every_build_is_read_as_the_oracle_reads_it() {
-    use gotrail_tests::env::Need;
-    gotrail_tests::needs!(Need::Fixtures, Need::Oracle);
+    needs!(Need::Fixtures, Need::Oracle);
     check_all("file", 2, |_| true, file::check);
 }
 
 #[test]
 fn root_loss_1_every_build_is_seen_as_it_sees_itself() {
-    use gotrail_tests::env::Need;
-    gotrail_tests::needs!(Need::Fixtures, Need::Root);
+    needs!(Need::Fixtures, Need::Root);
     check_all("process", 2, |build| build.arch == ARCHITECTURE, process::check);
 }

@@ -29,6 +29,15 @@ impl Architecture {
             Self::Arm64 => "arm64",
         }
     }
+
+    /// The number, in the instruction set, of the register that holds the g of the current stack
+    /// (cmd/compile/abi-internal.md).
+    pub(super) const fn g_register(self) -> u8 {
+        match self {
+            Self::Amd64 => 14,
+            Self::Arm64 => 28,
+        }
+    }
 }
 
 /// A loadable segment.
