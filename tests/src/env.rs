@@ -124,14 +124,7 @@ macro_rules! needs {
 /// # Errors
 /// It is not named, or not there.
 pub fn gotrail() -> Result<PathBuf> {
-    let path = PathBuf::from(
-        env::var_os("GOTRAIL_BIN")
-            .context("GOTRAIL_BIN is not set: run these tests with `cargo xtask test`")?,
-    );
-    if !path.is_file() {
-        bail!("GOTRAIL_BIN is {}: there is no such file", path.display());
-    }
-    Ok(path)
+    path("GOTRAIL_BIN")
 }
 
 /// The program that knows what is true of an executable.
@@ -139,12 +132,25 @@ pub fn gotrail() -> Result<PathBuf> {
 /// # Errors
 /// It is not named, or not there.
 pub fn oracle() -> Result<PathBuf> {
+    path("GOTRAIL_ORACLE")
+}
+
+/// The newest Go's own `go`.
+///
+/// # Errors
+/// It is not named, or not there.
+pub fn go() -> Result<PathBuf> {
+    path("GOTRAIL_GO")
+}
+
+/// A program that a variable names.
+fn path(variable: &str) -> Result<PathBuf> {
     let path = PathBuf::from(
-        env::var_os("GOTRAIL_ORACLE")
-            .context("GOTRAIL_ORACLE is not set: run these tests with `cargo xtask test`")?,
+        env::var_os(variable)
+            .with_context(|| format!("{variable} is not set: run these tests with `cargo xtask test`"))?,
     );
     if !path.is_file() {
-        bail!("GOTRAIL_ORACLE is {}: there is no such file", path.display());
+        bail!("{variable} is {}: there is no such file", path.display());
     }
     Ok(path)
 }

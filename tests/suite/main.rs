@@ -17,6 +17,7 @@ mod inspect;
 mod kinds;
 mod lifetimes;
 mod matrix;
+mod pgo;
 mod real_program;
 mod refusals;
 mod tampered;

@@ -126,6 +126,7 @@ impl Session<'_> {
             .env("GOTRAIL_BIN", gotrail)
             .env("GOTRAIL_FIXTURES", self.list("fixtures.json", &fixtures.json())?)
             .env("GOTRAIL_ORACLE", oracle)
+            .env("GOTRAIL_GO", ready.go.goroot().join("bin/go"))
             .env("GOTRAIL_MATRIX", support::fresh(workspace)?)
             .env("GOTRAIL_BACKENDS", self.list("backends.json", &backends::json(&backends))?);
         if let Some(machines) = machines {

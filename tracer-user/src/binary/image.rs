@@ -6,7 +6,7 @@ use object::elf::{
     EM_AARCH64, EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, NT_GNU_BUILD_ID, PF_W, PF_X, PT_INTERP, PT_LOAD,
     PT_NOTE,
 };
-use object::read::elf::{FileHeader as _, ProgramHeader as _, Sym as _};
+use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _, Sym as _};
 use object::{Endianness, LittleEndian};
 
 use super::error::BinaryError;
@@ -109,12 +109,21 @@ impl Image {
         let has_symbols = sections.as_ref().is_some_and(|sections| {
             sections.symbols(endian, &*bytes, object::elf::SHT_SYMTAB).is_ok_and(|table| !table.is_empty())
         });
-        // By program header: a file may have lost its section headers.
-        let gnu_build_id = headers
-            .iter()
-            .take(MAX_SEGMENTS)
-            .filter(|h| h.p_type(endian) == PT_NOTE)
-            .find_map(|h| build_id(h.notes(endian, &*bytes).ok()??, endian));
+        // A file may have lost its section headers; and Go's linker lets the program header cover its own note only,
+        // behind which the GNU one lies.
+        let by_section = sections.as_ref().and_then(|sections| {
+            let (_, section) = sections.section_by_name(endian, b".note.gnu.build-id")?;
+            build_id(section.notes(endian, &*bytes).ok()??, endian)
+        });
+        let gnu_build_id = by_section.or_else(|| {
+            headers.iter().take(MAX_SEGMENTS).filter(|h| h.p_type(endian) == PT_NOTE).find_map(|h| {
+                let covered = h.notes(endian, &*bytes).ok().flatten();
+                covered.and_then(|notes| build_id(notes, endian)).or_else(|| {
+                    let end = h.p_offset(endian).checked_add(h.p_filesz(endian))?;
+                    note_at(bytes.get(usize::try_from(end).ok()?..)?)
+                })
+            })
+        });
         let interpreted = headers.iter().take(MAX_SEGMENTS).any(|h| h.p_type(endian) == PT_INTERP);
         let e_type = header.e_type(endian);
         if e_type != ET_EXEC && e_type != ET_DYN {
@@ -267,6 +276,18 @@ impl Image {
         }
         found
     }
+}
+
+/// The build ID in a note at the begin of some bytes (elf(5), `Elf64_Nhdr`).
+fn note_at(bytes: &[u8]) -> Option<String> {
+    const HEADER: usize = 16;
+    const LONGEST: u32 = 64;
+    let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    let (name, size, kind) = (word(0)?, word(4)?, word(8)?);
+    let is_build_id =
+        name == 4 && kind == NT_GNU_BUILD_ID.0 && size <= LONGEST && bytes.get(12..16)? == b"GNU\0";
+    let id = bytes.get(HEADER..HEADER.checked_add(usize::try_from(size).ok()?)?)?;
+    is_build_id.then(|| id.iter().map(|b| format!("{b:02x}")).collect())
 }
 
 fn build_id(
