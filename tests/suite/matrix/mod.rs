@@ -5,7 +5,7 @@
 //! table of what is supported in README.md.
 
 mod file;
-mod process;
+pub(crate) mod process;
 
 use gotrail_tests::attach::{Answer, run};
 use gotrail_tests::env::Need;
@@ -45,10 +45,14 @@ fn check_all(
     });
 }
 
-/// What `inspect` says of a build, or why it refuses it.
+/// What `inspect` says of a build, or why it refuses it, as a whole or in what it needs of the runtime.
 fn inspect(build: &Build) -> Result<Value, String> {
     let answer = run(&["inspect", build.path.to_str().unwrap(), "--format", "json"]).unwrap();
-    refusal(&answer).map_or_else(|| Ok(answer.well().unwrap().json().unwrap()), Err)
+    if let Some(words) = refusal(&answer) {
+        return Err(words);
+    }
+    let answer = answer.well().unwrap().json().unwrap();
+    answer["refused"].as_str().map(str::to_owned).map_or(Ok(answer.clone()), Err)
 }
 
 /// The words of a refusal.
