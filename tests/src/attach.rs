@@ -177,7 +177,7 @@ pub struct Report {
 }
 
 impl Report {
-    fn new(answer: Answer) -> Result<Self> {
+    pub(crate) fn new(answer: Answer) -> Result<Self> {
         let lines = answer
             .output
             .lines()

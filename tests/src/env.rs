@@ -15,6 +15,9 @@ use serde_json::Value;
 
 use crate::bpf;
 
+/// Names the list of emulated machines that were run.
+const MACHINES: &str = "GOTRAIL_MACHINES";
+
 /// What a test can't do without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Need {
@@ -28,6 +31,8 @@ pub enum Need {
     Backend(&'static str),
     /// A kernel thread that can be seen from here: not in a container.
     KernelThread,
+    /// What an emulated machine wrote on its console.
+    Machine(&'static str),
 }
 
 impl Need {
@@ -41,6 +46,7 @@ impl Need {
             Self::Root => no_root().or_else(no_bpf),
             Self::KernelThread => no_kernel_thread(),
             Self::Backend(name) => backend(name).err().map(|e| format!("{e:#}")),
+            Self::Machine(name) => no_machine(name),
         }
     }
 }
@@ -49,6 +55,15 @@ impl Need {
 fn no_kernel_thread() -> Option<String> {
     let is_seen = fs::read_to_string("/proc/2/comm").is_ok_and(|name| name.trim() == "kthreadd");
     (!is_seen).then(|| "no kernel thread can be seen from here".to_owned())
+}
+
+fn no_machine(name: &str) -> Option<String> {
+    if env::var_os(MACHINES).is_none() {
+        return Some(
+            "no emulated machine was run: `cargo xtask test --vm` or `cargo xtask vm` does it".to_owned(),
+        );
+    }
+    machine(name).err().map(|e| format!("{e:#}"))
 }
 
 fn no_root() -> Option<String> {
@@ -80,8 +95,13 @@ pub fn skip(path: &str, needs: &[Need]) -> bool {
     // The path of a function inside the test: `suite::counts::root_x::here`.
     let name = path.strip_suffix("::here").unwrap_or(path);
     let name = name.split_once("::").map_or(name, |(_, name)| name);
-    // Where a machine was made for these tests, it may still be a container.
-    if is_everything_required() && *need != Need::KernelThread {
+    // Where a machine was made for these tests, it may still be a container; emulated ones are run on demand.
+    let may_lack = match need {
+        Need::KernelThread => true,
+        Need::Machine(_) => env::var_os(MACHINES).is_none(),
+        Need::Fixtures | Need::Oracle | Need::Root | Need::Backend(_) => false,
+    };
+    if is_everything_required() && !may_lack {
         panic!("{name} can't run, although everything is required here: {why}");
     }
     println!("SKIPPED {name}: {why}");
@@ -104,14 +124,7 @@ macro_rules! needs {
 /// # Errors
 /// It is not named, or not there.
 pub fn gotrail() -> Result<PathBuf> {
-    let path = PathBuf::from(
-        env::var_os("GOTRAIL_BIN")
-            .context("GOTRAIL_BIN is not set: run these tests with `cargo xtask test`")?,
-    );
-    if !path.is_file() {
-        bail!("GOTRAIL_BIN is {}: there is no such file", path.display());
-    }
-    Ok(path)
+    path("GOTRAIL_BIN")
 }
 
 /// The program that knows what is true of an executable.
@@ -119,12 +132,25 @@ pub fn gotrail() -> Result<PathBuf> {
 /// # Errors
 /// It is not named, or not there.
 pub fn oracle() -> Result<PathBuf> {
+    path("GOTRAIL_ORACLE")
+}
+
+/// The newest Go's own `go`.
+///
+/// # Errors
+/// It is not named, or not there.
+pub fn go() -> Result<PathBuf> {
+    path("GOTRAIL_GO")
+}
+
+/// A program that a variable names.
+fn path(variable: &str) -> Result<PathBuf> {
     let path = PathBuf::from(
-        env::var_os("GOTRAIL_ORACLE")
-            .context("GOTRAIL_ORACLE is not set: run these tests with `cargo xtask test`")?,
+        env::var_os(variable)
+            .with_context(|| format!("{variable} is not set: run these tests with `cargo xtask test`"))?,
     );
     if !path.is_file() {
-        bail!("GOTRAIL_ORACLE is {}: there is no such file", path.display());
+        bail!("{variable} is {}: there is no such file", path.display());
     }
     Ok(path)
 }
@@ -140,6 +166,17 @@ pub fn backend(name: &str) -> Result<PathBuf> {
         .and_then(|entry| entry["path"].as_str())
         .map(PathBuf::from)
         .with_context(|| format!("GOTRAIL_BACKENDS has no {name}: build it with `cargo xtask backends`"))
+}
+
+/// An emulated machine's entry in the list of those that were run.
+///
+/// # Errors
+/// The list has no such machine.
+pub fn machine(name: &str) -> Result<Value> {
+    list(MACHINES)?
+        .into_iter()
+        .find(|entry| entry["name"] == name)
+        .with_context(|| format!("the machine {name} was not run: `cargo xtask vm` says why"))
 }
 
 /// The JSON list in the file that a variable names.

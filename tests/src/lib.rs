@@ -12,6 +12,7 @@ pub mod env;
 pub mod fixture;
 pub mod http;
 pub mod json;
+pub mod machine;
 pub mod markers;
 pub mod oracle;
 pub mod process;

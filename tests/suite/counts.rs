@@ -37,26 +37,25 @@ fn by_reason(object: &Value, count: impl Fn(&Value) -> u64) -> BTreeMap<String, 
     counts.filter(|(_, count)| *count != 0).collect()
 }
 
+/// gotrail counted the cycles and the stops that the program made, by their reasons, no more and no less.
+pub(crate) fn check(own: &Value, report: &Report) {
+    let summary = report.summary().unwrap();
+    for (theirs, ours) in [("/num_gc", "/gc/cycles"), ("/num_gc", "/gc/started"), ("/forced", "/gc/forced")] {
+        assert_eq!(number(summary, ours).unwrap(), number(own, theirs).unwrap(), "{ours}: {own} {summary}");
+    }
+    let theirs = by_reason(&own["by_reason"], |count| count.as_u64().unwrap());
+    let ours = by_reason(&summary["stw"]["by_reason"], |sum| sum["count"].as_u64().unwrap());
+    assert_eq!(ours, theirs, "{own} {summary}");
+    assert_eq!(report.number("/stw/unpaired").unwrap(), 0, "{summary}");
+    report.check_nothing_lost().unwrap();
+}
+
 #[test]
 fn root_loss_1_gc_cycles_and_stops_are_counted_exactly() {
     needs!(Need::Fixtures, Need::Root);
     each(&builds("gcstw", &VERSIONS, &MODES).unwrap(), 4, |build| {
         let (own, report) = watch(build, &[]);
-        let summary = report.summary().unwrap();
-        for (theirs, ours) in
-            [("/num_gc", "/gc/cycles"), ("/num_gc", "/gc/started"), ("/forced", "/gc/forced")]
-        {
-            assert_eq!(
-                number(summary, ours).unwrap(),
-                number(&own, theirs).unwrap(),
-                "{ours}: {own} {summary}"
-            );
-        }
-        let theirs = by_reason(&own["by_reason"], |count| count.as_u64().unwrap());
-        let ours = by_reason(&summary["stw"]["by_reason"], |sum| sum["count"].as_u64().unwrap());
-        assert_eq!(ours, theirs, "{own} {summary}");
-        assert_eq!(report.number("/stw/unpaired").unwrap(), 0, "{summary}");
-        report.check_nothing_lost().unwrap();
+        check(&own, &report);
     });
 }
 

@@ -38,8 +38,6 @@ const DEADLY: [(&str, &str, Option<&str>); 17] = [
 struct Case<'a> {
     build: &'a Build,
     kind: &'static str,
-    id: &'static str,
-    died: Option<&'static str>,
 }
 
 impl fmt::Display for Case<'_> {
@@ -60,8 +58,7 @@ fn watch(build: &Build, kind: &str, arguments: &[&str]) -> (Process, Report) {
 }
 
 /// What the process printed behind `panic: ` or `fatal error: `, without the runtime's remarks.
-fn own_text(target: &Process) -> String {
-    let errors = target.errors();
+fn own_text(errors: &str) -> String {
     let text = errors
         .lines()
         .find_map(|line| line.strip_prefix("panic: ").or_else(|| line.strip_prefix("fatal error: ")))
@@ -77,8 +74,7 @@ const MACHINERY: [&str; 5] = ["runtime.", "panic(", "sync.", "internal/sync.", "
 
 /// Where the process itself says that it died and that the goroutine was created: the traceback of the goroutine
 /// that was running, which comes first. Nothing for a deadlock.
-fn own_places(target: &Process) -> Option<(Place, Place)> {
-    let errors = target.errors();
+fn own_places(errors: &str) -> Option<(Place, Place)> {
     let mut lines = errors.lines();
     lines.find(|line| line.starts_with("goroutine ") && line.ends_with("[running]:"))?;
     // Of a deep stack the middle is left out, with a line that says so.
@@ -107,42 +103,46 @@ fn root_truth_1_each_death_is_named_as_the_process_names_it() {
     needs!(Need::Fixtures, Need::Root);
     let markers = Markers::of("crash").unwrap();
     let builds = crashes(&OLDEST_AND_NEWEST);
-    let cases: Vec<Case<'_>> = builds
-        .iter()
-        .flat_map(|build| DEADLY.map(|(kind, id, died)| Case { build, kind, id, died }))
-        .collect();
+    let cases: Vec<Case<'_>> =
+        builds.iter().flat_map(|build| DEADLY.map(|(kind, ..)| Case { build, kind })).collect();
     each(&cases, 3, |case| {
         let (target, report) = watch(case.build, case.kind, &[]);
         assert_eq!(report.exit().unwrap(), &json!({ "code": 2 }), "{case}: {}", target.words());
-        let findings = report.findings().unwrap();
-        assert_eq!(findings.len(), 1, "{case}: {:?}", titles(&findings));
-        let finding = report.finding(case.id).unwrap();
-        assert_eq!(finding.degree().unwrap(), "proved", "{case}");
-        // A panic in a deferred call is printed behind the one that it came in: ours is the one that killed.
-        let expected = if case.kind == "nested" { "boom in defer".to_owned() } else { own_text(&target) };
-        assert_eq!(finding.crash_text().unwrap(), expected, "{case}: {}", target.words());
-        if case.kind != "deadlock" {
-            let (died, created) = own_places(&target).unwrap();
-            if let Some(marker) = case.died {
-                assert_eq!(&died, markers.place(marker).unwrap(), "the process itself: {}", target.words());
-            }
-            finding.must_name("died", &died).unwrap();
-            if case.kind == "mapwrites" {
-                // Both goroutines that write the map may notice it first; each has a creator of its own, and the
-                // process prints but one of them.
-                let worker = markers.place("crash-create").unwrap();
-                let writer = markers.place("crash-mapwrites-create").unwrap();
-                assert!(
-                    [worker, writer].iter().any(|place| finding.must_name("created", place).is_ok()),
-                    "{case}: created neither at {worker} nor at {writer}"
-                );
-            } else {
-                finding.must_name("created", &created).unwrap();
-            }
-        }
-        // It was told as it happened, once, and with the summary.
-        assert_eq!(report.lines_of("finding").count(), 1, "{case}");
+        check(case.kind, &target.errors(), &report, &markers);
     });
+}
+
+/// The one finding is what the process itself says of its death on its standard error.
+pub(crate) fn check(kind: &str, errors: &str, report: &Report, markers: &Markers) {
+    let (_, id, died_at) = DEADLY.iter().find(|(known, ..)| *known == kind).unwrap();
+    let findings = report.findings().unwrap();
+    assert_eq!(findings.len(), 1, "{kind}: {:?}", titles(&findings));
+    let finding = report.finding(id).unwrap();
+    assert_eq!(finding.degree().unwrap(), "proved", "{kind}");
+    // A panic in a deferred call is printed behind the one that it came in: ours is the one that killed.
+    let expected = if kind == "nested" { "boom in defer".to_owned() } else { own_text(errors) };
+    assert_eq!(finding.crash_text().unwrap(), expected, "{kind}: {errors}");
+    if kind != "deadlock" {
+        let (died, created) = own_places(errors).unwrap();
+        if let Some(marker) = died_at {
+            assert_eq!(&died, markers.place(marker).unwrap(), "the process itself: {errors}");
+        }
+        finding.must_name("died", &died).unwrap();
+        if kind == "mapwrites" {
+            // Both goroutines that write the map may notice it first; each has a creator of its own, and the
+            // process prints but one of them.
+            let worker = markers.place("crash-create").unwrap();
+            let writer = markers.place("crash-mapwrites-create").unwrap();
+            assert!(
+                [worker, writer].iter().any(|place| finding.must_name("created", place).is_ok()),
+                "{kind}: created neither at {worker} nor at {writer}"
+            );
+        } else {
+            finding.must_name("created", &created).unwrap();
+        }
+    }
+    // It was told as it happened, once, and with the summary.
+    assert_eq!(report.lines_of("finding").count(), 1, "{kind}");
 }
 
 #[test]
@@ -179,24 +179,19 @@ fn root_sec_1_no_text_keeps_the_text_of_a_panic_in_the_process() {
     let cases: Vec<Case<'_>> = builds
         .iter()
         .flat_map(|build| {
-            ["string", "error", "wrapped", "custom", "repanic", "int"].map(|kind| Case {
-                build,
-                kind,
-                id: "panic",
-                died: None,
-            })
+            ["string", "error", "wrapped", "custom", "repanic", "int"].map(|kind| Case { build, kind })
         })
         .collect();
     each(&cases, 3, |case| {
         let (target, report) = watch(case.build, case.kind, &["--no-text"]);
         // The finding is there all the same, and says what it does not know.
-        let finding = report.finding(case.id).unwrap();
+        let finding = report.finding("panic").unwrap();
         assert_eq!(finding.crash_text().unwrap(), "(text not captured)", "{case}: {}", target.words());
-        must_not_tell(case, &own_text(&target), &report.answer);
+        must_not_tell(case, &own_text(&target.errors()), &report.answer);
 
         let (target, answer) = watch_for_people(case);
         assert!(answer.output.contains("panic: (text not captured)"), "{case}: {}", answer.output);
-        must_not_tell(case, &own_text(&target), &answer);
+        must_not_tell(case, &own_text(&target.errors()), &answer);
     });
 }
 

@@ -44,7 +44,7 @@ fn quit(mut target: Process) {
 }
 
 /// What differs, by class.
-fn differences(
+pub(crate) fn differences(
     own: &BTreeMap<u64, Goroutine>,
     ours: &BTreeMap<u64, Goroutine>,
 ) -> BTreeMap<&'static str, Vec<String>> {
@@ -101,38 +101,41 @@ fn root_truth_1_dump_as_json_agrees_with_the_truth() {
         let truth = truth(&mut target);
         let json = run(&["dump", &pid, "--format", "json"]).unwrap().well().unwrap().json().unwrap();
         quit(target);
-
-        assert_eq!(text(&json, "/schema").unwrap(), "gotrail.dump/1");
         assert_eq!(number(&json, "/pid").unwrap().to_string(), pid);
         assert_eq!(text(&json, "/go_version").unwrap(), format!("go{}", build.go));
-        assert_eq!((number(&json, "/torn").unwrap(), number(&json, "/unread").unwrap()), (0, 0), "{json}");
-        let goroutines = array(&json, "/goroutines").unwrap();
-        let by_id: BTreeMap<u64, &Value> =
-            goroutines.iter().map(|g| (number(g, "/goid").unwrap(), g)).collect();
-        assert_eq!(by_id.len(), goroutines.len(), "a goroutine stands there twice");
-        assert!(by_id.keys().eq(own.keys()), "theirs {:?}, ours {:?}", own.keys(), by_id.keys());
-
-        for (id, theirs) in own.iter().filter(|(id, _)| **id != DUMPER) {
-            let ours = by_id[id];
-            let state = ours["wait_reason"].as_str().unwrap_or(ours["status"].as_str().unwrap());
-            assert_eq!(theirs.state.split(", ").next(), Some(state), "{ours}");
-            assert_eq!(theirs.state.contains("locked to thread"), ours["locked_to_thread"] == true, "{ours}");
-            let created = theirs.created.as_ref().unwrap();
-            let line = format!(
-                "{}:{}",
-                text(ours, "/created_by/file").unwrap(),
-                number(ours, "/created_by/line").unwrap()
-            );
-            assert!(created.place.starts_with(&format!("{line} ")), "{created:?} {ours}");
-            assert!(
-                created.function.starts_with(text(ours, "/created_by/function").unwrap()),
-                "{created:?} {ours}"
-            );
-        }
-        for group in truth.as_array().unwrap() {
-            check_group(group, &by_id, &markers);
-        }
+        check_json(&own, &truth, &json, &markers);
     });
+}
+
+/// The dump as JSON is the process's own, and has what the program says that it made.
+pub(crate) fn check_json(own: &BTreeMap<u64, Goroutine>, truth: &Value, json: &Value, markers: &Markers) {
+    assert_eq!(text(json, "/schema").unwrap(), "gotrail.dump/1");
+    assert_eq!((number(json, "/torn").unwrap(), number(json, "/unread").unwrap()), (0, 0), "{json}");
+    let goroutines = array(json, "/goroutines").unwrap();
+    let by_id: BTreeMap<u64, &Value> = goroutines.iter().map(|g| (number(g, "/goid").unwrap(), g)).collect();
+    assert_eq!(by_id.len(), goroutines.len(), "a goroutine stands there twice");
+    assert!(by_id.keys().eq(own.keys()), "theirs {:?}, ours {:?}", own.keys(), by_id.keys());
+
+    for (id, theirs) in own.iter().filter(|(id, _)| **id != DUMPER) {
+        let ours = by_id[id];
+        let state = ours["wait_reason"].as_str().unwrap_or(ours["status"].as_str().unwrap());
+        assert_eq!(theirs.state.split(", ").next(), Some(state), "{ours}");
+        assert_eq!(theirs.state.contains("locked to thread"), ours["locked_to_thread"] == true, "{ours}");
+        let created = theirs.created.as_ref().unwrap();
+        let line = format!(
+            "{}:{}",
+            text(ours, "/created_by/file").unwrap(),
+            number(ours, "/created_by/line").unwrap()
+        );
+        assert!(created.place.starts_with(&format!("{line} ")), "{created:?} {ours}");
+        assert!(
+            created.function.starts_with(text(ours, "/created_by/function").unwrap()),
+            "{created:?} {ours}"
+        );
+    }
+    for group in truth.as_array().unwrap() {
+        check_group(group, &by_id, markers);
+    }
 }
 
 /// Each group of the fixture: as many goroutines as it made, in the function, on the line and in the state that

@@ -160,3 +160,43 @@ fn a_file_that_can_not_be_read_is_6_and_one_that_is_no_program_is_3() {
         assert!(words.iter().all(|word| answer.errors.contains(word)), "{target}: {answer:?}");
     }
 }
+
+/// Programs whose build information was changed to name another release, and what is made of them.
+#[test]
+fn fail_1_an_unmeasured_release_is_proven_by_its_code_or_refused() {
+    needs!(Need::Fixtures);
+    let scratch = Scratch::new("unmeasured").unwrap();
+    for (go, mode, claimed, proven) in [
+        // A patch release that came after the table, and a distributor's rebuild.
+        ("1.27.3", "stripped", "1.27.9", true),
+        ("1.27.3", "stripped", "1.27-a", true),
+        // The code of another minor.
+        ("1.25.5", "stripped", "1.27.9", false),
+        // A minor that nobody has measured.
+        ("1.27.3", "stripped", "1.28.3", false),
+        // Its own DWARF is enough.
+        ("1.27.3", "default", "1.28.3", true),
+    ] {
+        let build = builds("spawn", &[go], &[mode]).unwrap().remove(0);
+        let mut executable = Executable::new(fs::read(&build.path).unwrap()).unwrap();
+        let length = go.len();
+        let claim = format!("go{claimed:<length$}");
+        assert!(executable.replace(format!("go{go}").as_bytes(), claim.as_bytes()) > 0, "{build}");
+        let file = scratch.program(&format!("as-{claimed}-{mode}-{go}"), &executable.bytes).unwrap();
+        let answer = inspect(path(&file));
+        let memory = &array(&answer, "/abilities").unwrap()[0];
+        assert_eq!(memory["name"], "T0 memory", "{answer}");
+        assert_eq!(memory["ok"], proven, "{go} as {claimed}: {memory}");
+        if proven {
+            assert_eq!(answer["refused"], Value::Null, "{answer}");
+            assert!(!array(&answer, "/sites").unwrap().is_empty(), "{answer}");
+        } else {
+            let why = text(&answer, "/refused").unwrap();
+            assert!(why.contains(claimed), "{why}");
+            assert!(array(&answer, "/sites").unwrap().is_empty(), "{answer}");
+            assert!(text(memory, "/would_help").unwrap().contains("DWARF"), "{memory}");
+            // What does not need the layout is told all the same.
+            assert!(!array(&answer, "/hazards").unwrap().is_empty(), "{answer}");
+        }
+    }
+}

@@ -165,11 +165,17 @@ impl Probe {
 
 /// The attach cookie of a site: the probe, and for [`Probe::GoCreate`] the number of the general register
 /// that holds the new `*g` there (amd64 encoding: 0 rax, 1 rcx, 2 rdx, 3 rbx, 5 rbp, 6 rsi, 7 rdi, 8..15
-/// r8..r15; arm64: n of Xn).
+/// r8..r15; arm64: n of Xn). `stack_check` says that the site is the conditional branch of the stack check.
 #[must_use]
-pub const fn cookie(probe: Probe, register: u8) -> u64 {
-    probe as u64 | ((register as u64) << 8)
+pub const fn cookie(probe: Probe, register: u8, stack_check: bool) -> u64 {
+    let stack_check = if stack_check { COOKIE_STACK_CHECK } else { 0 };
+    probe as u64 | ((register as u64) << 8) | stack_check
 }
+
+/// Bit of the attach cookie: the site is the conditional branch of the stack check, amd64 `jbe` or arm64 `b.ls`.
+/// Where it is taken (the stack grows, or the goroutine is asked to yield) the function begins anew afterwards:
+/// such a hit is no call yet, and is passed over.
+pub const COOKIE_STACK_CHECK: u64 = 1 << 16;
 
 /// Row of a probe's counters in [`MAP_COUNTERS`].
 #[must_use]
@@ -411,7 +417,9 @@ mod tests {
 
     #[test]
     fn cookies_keep_probe_and_register_apart() {
-        let cookie = cookie(Probe::GoCreate, 13);
+        let plain = cookie(Probe::GoCreate, 13, false);
+        assert_eq!(cookie(Probe::GoCreate, 13, true), plain | COOKIE_STACK_CHECK);
+        let cookie = plain;
         assert_eq!(cookie & 0xff, Probe::GoCreate as u64);
         assert_eq!(cookie >> 8, 13);
         assert_ne!(cookie, 0, "a zero cookie means none to the kernel");

@@ -136,6 +136,9 @@ pub fn plain<M: Memory>(
         GC_MARK_END => {
             event.args[0] = b;
             event.args[1] = c;
+            // endCycle(now, procs, userForced bool), up to Go 1.26 (runtime/mgcpacer.go): of use where the start of
+            // the cycle does not tell what set it off.
+            event.args[2] = if config.gc_start_has_trigger == 1 { u64::MAX } else { d & 0xff };
         }
         GC_LIVE => event.args[0] = b,
         GC_SWEEP => event.args[0] = a & 0xff,

@@ -139,9 +139,19 @@ pub fn register(ctx: &ProbeContext, number: u8) -> u64 {
         11 => regs.r11,
         12 => regs.r12,
         13 => regs.r13,
+        14 => regs.r14,
         15 => regs.r15,
         _ => 0,
     }
+}
+
+/// Whether the `jbe` that is about to run will jump: the carry or the zero flag is set.
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+pub fn stack_check_fails(ctx: &ProbeContext) -> bool {
+    // SAFETY: as above.
+    let regs = unsafe { &*ctx.regs };
+    regs.eflags & 0x41 != 0
 }
 
 /// Registers by their role in Go's `ABIInternal` (cmd/compile/abi-internal.md).
@@ -194,6 +204,16 @@ pub fn register(ctx: &ProbeContext, number: u8) -> u64 {
         25 => regs.regs[25],
         26 => regs.regs[26],
         27 => regs.regs[27],
+        28 => regs.regs[28],
         _ => 0,
     }
+}
+
+/// Whether the `b.ls` that is about to run will branch: the carry flag is clear or the zero flag is set.
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+pub fn stack_check_fails(ctx: &ProbeContext) -> bool {
+    // SAFETY: as above.
+    let regs = unsafe { &*ctx.regs };
+    regs.pstate & (1 << 29) == 0 || regs.pstate & (1 << 30) != 0
 }

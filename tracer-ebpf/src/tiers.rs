@@ -4,11 +4,11 @@ use aya_ebpf::helpers::bpf_get_smp_processor_id;
 use aya_ebpf::programs::ProbeContext;
 use tracer_ebpf::decide::{crash, current, header, is_crash, is_stacked, lifetime, plain, stacked};
 use tracer_ebpf::{
-    ABI_VERSION, CrashEvent, EventHeader, FLAG_PARTIAL, PlainEvent, Probe, ProcConfig, StackEvent, TIER_T1,
-    TIER_T2,
+    ABI_VERSION, COOKIE_STACK_CHECK, CrashEvent, EventHeader, FLAG_PARTIAL, PlainEvent, Probe, ProcConfig,
+    StackEvent, TIER_T1, TIER_T2,
 };
 
-use crate::kernel::{UserMemory, cookie, current_ids, now_ns, register, registers};
+use crate::kernel::{UserMemory, cookie, current_ids, now_ns, register, registers, stack_check_fails};
 use crate::maps::{Counters, counters, emit, next_sequence, process};
 
 struct Hit {
@@ -27,6 +27,9 @@ fn filter(ctx: &ProbeContext, tier: u32) -> Option<Hit> {
         return None;
     }
     let cookie = cookie(ctx);
+    if cookie & COOKIE_STACK_CHECK != 0 && stack_check_fails(ctx) {
+        return None;
+    }
     let probe = cookie as u8;
     let counters = counters(config, probe & 31)?;
     counters.hit();

@@ -59,7 +59,7 @@ fn plain(probe: Probe, event: &PlainEvent, linked: &impl Fn(u64) -> u64) -> Opti
             trigger: known(b).map(GcTrigger::from_kind),
             procs: u32::try_from(d).unwrap_or(0),
         },
-        Probe::GcMarkEnd => EventKind::GcMarkEnd,
+        Probe::GcMarkEnd => EventKind::GcMarkEnd { forced: known(c).map(|forced| forced != 0) },
         Probe::GcMarkTermination => EventKind::GcMarkTermination,
         Probe::GcLive => EventKind::GcLive { marked: a },
         Probe::GcSweep => EventKind::GcSweep,

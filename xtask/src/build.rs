@@ -1,5 +1,6 @@
 //! `build`: the eBPF object first, then the workspace that embeds it.
 
+use std::env::consts::ARCH;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -34,7 +35,7 @@ pub(crate) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCo
 pub(crate) fn build(arguments: &Arguments, workspace: &Workspace, ready: &Ready) -> Result<PathBuf> {
     // Log lines need both sides: the programs that write them, and the agent that reads them.
     let logged = arguments.features.as_deref().is_some_and(|f| f.contains("bpf-log"));
-    build_programs(workspace, ready, if logged { "programs,log" } else { "programs" })?;
+    build_programs(workspace, ready, if logged { "programs,log" } else { "programs" }, ARCH)?;
 
     let mut cargo = shim::cargo(workspace)?;
     cargo.arg("build").args(shim::FLAGS).arg("--workspace");
@@ -56,13 +57,19 @@ pub(crate) fn build(arguments: &Arguments, workspace: &Workspace, ready: &Ready)
     Ok(gotrail)
 }
 
-/// Builds the eBPF object. A missing one is an error here: a gotrail without it could not attach.
-pub(crate) fn build_programs(workspace: &Workspace, ready: &Ready, features: &str) -> Result<()> {
-    let mut cargo = ready.toolchain.build(workspace, features)?;
+/// Builds the eBPF object for kernels of an architecture, by Rust's name, and returns where it is. A missing
+/// one is an error here: a gotrail without it could not attach.
+pub(crate) fn build_programs(
+    workspace: &Workspace,
+    ready: &Ready,
+    features: &str,
+    architecture: &str,
+) -> Result<PathBuf> {
+    let mut cargo = ready.toolchain.build(workspace, features, architecture)?;
     command::run(&mut cargo, "build the eBPF programs", "see the compiler's words above")?;
-    let object = workspace.bpf_object();
+    let object = workspace.bpf_object(architecture);
     if !object.is_file() {
         bail!("the eBPF build ended well but left no {}; is its bin still `gotrail-bpf`?", object.display());
     }
-    Ok(())
+    Ok(object)
 }

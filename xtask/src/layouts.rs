@@ -460,12 +460,8 @@ fn witnesses(rows: &[Row]) -> String {
     let mut text = String::from("[\n");
     for (index, row) in rows.iter().enumerate() {
         let quoted = |text: &str| Value::from(text).to_string();
-        let _ = write!(
-            text,
-            " {{\"arch\": {}, \"version\": \"{}\", \"code\": {{",
-            quoted(&row.arch),
-            row.last
-        );
+        let _ =
+            write!(text, " {{\"arch\": {}, \"version\": \"{}\", \"code\": {{", quoted(&row.arch), row.last);
         for (index, (name, hash)) in row.layout.witnesses.iter().enumerate() {
             let separator = if index == 0 { "\n  " } else { ",\n  " };
             let _ = write!(text, "{separator}{}: {}", quoted(name), quoted(hash));

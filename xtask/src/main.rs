@@ -26,6 +26,7 @@ mod tally;
 mod test;
 mod toolchain;
 mod version;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -82,6 +83,8 @@ verbs! {
     Demo => demo,
     /// Runs every check and test; the last line is the sum.
     Test => test,
+    /// Tries gotrail on other kernels and on arm64, in emulated machines.
+    Vm => vm,
 }
 
 fn main() -> ExitCode {

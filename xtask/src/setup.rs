@@ -3,6 +3,7 @@
 //! It looks before it installs, so a second run does nothing. What needs root is asked for in one exact line
 //! when we are not root; what a user can do is done first.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -58,7 +59,7 @@ pub(crate) fn ensure(workspace: &Workspace) -> Result<Ready> {
     };
     packages.append(&mut missing.packages);
 
-    let refused = install_packages(&packages).err();
+    let refused = install_packages(&packages, &["install", "-y"]).err();
     // Not being root spoils the packages only: do what else can be done, then say what is left.
     if missing.linker && llvm_is_there() {
         install_linker(workspace)?;
@@ -113,11 +114,30 @@ fn host_packages(host: &Host) -> Vec<&'static str> {
     packages
 }
 
-fn install_packages(packages: &[&str]) -> Result<()> {
+/// Installs packages that only some verbs need, each named behind a file that shows that it is there. A name
+/// that ends in an architecture asks for apt to know that one.
+pub(crate) fn ensure_packages(wanted: &[(&str, &str)]) -> Result<()> {
+    let missing: Vec<&str> =
+        wanted.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, package)| *package).collect();
+    let foreign = missing.iter().filter_map(|package| package.split_once(':')).map(|(_, name)| name);
+    for architecture in foreign.collect::<BTreeSet<_>>() {
+        if is_root() {
+            command::run(
+                Command::new("dpkg").args(["--add-architecture", architecture]),
+                "let apt install packages of another architecture",
+                "read dpkg's words above",
+            )?;
+        }
+    }
+    // What is recommended beside an emulator is its window.
+    install_packages(&missing, &["install", "-y", "--no-install-recommends"])
+}
+
+fn install_packages(packages: &[&str], how: &[&str]) -> Result<()> {
     if packages.is_empty() {
         return Ok(());
     }
-    let line = format!("apt-get install -y {}", packages.join(" "));
+    let line = format!("apt-get {} {}", how.join(" "), packages.join(" "));
     if find_program("apt-get").is_none() {
         bail!(
             "this machine lacks what Debian calls {}, and has no apt-get; install the equivalents, or, for the \
@@ -131,7 +151,7 @@ fn install_packages(packages: &[&str]) -> Result<()> {
     }
     println!("installing: {line}");
     apt_get(&["update"])?;
-    apt_get(&[&["install", "-y"], packages].concat())
+    apt_get(&[how, packages].concat())
 }
 
 fn apt_get(arguments: &[&str]) -> Result<()> {
@@ -187,6 +207,6 @@ mod tests {
         assert_eq!(host_packages(&Host { go: false, ..all() })[0], "golang-go");
         assert_eq!(host_packages(&Host { rustfmt: false, ..all() })[0], "rustfmt-web");
         assert_eq!(host_packages(&Host { clippy: false, ..all() })[0], "rust-web-clippy");
-        install_packages(&[]).expect("nothing to install is no work and no error");
+        install_packages(&[], &[]).expect("nothing to install is no work and no error");
     }
 }

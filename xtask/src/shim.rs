@@ -5,7 +5,7 @@
 //! so that every other crate, ours included, stays on what the compiler calls stable.
 
 use std::env;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -51,7 +51,17 @@ exec "$@"
 /// subcommand first and then [`FLAGS`].
 pub(crate) fn cargo(workspace: &Workspace) -> Result<Command> {
     let mut cargo = workspace.cargo();
-    if rustc_version()? < AYA_NEEDS {
+    wrap(&mut cargo, &env::var_os("RUSTC").unwrap_or_else(|| OsString::from("rustc")), workspace)?;
+    let object = workspace.bpf_object(env::consts::ARCH);
+    if object.is_file() {
+        cargo.env("GOTRAIL_BPF_OBJECT", object);
+    }
+    Ok(cargo)
+}
+
+/// Puts the wrapper around the compiler that a cargo command uses, if that compiler needs it.
+pub(crate) fn wrap(cargo: &mut Command, rustc: &OsStr, workspace: &Workspace) -> Result<()> {
+    if rustc_version(rustc)? < AYA_NEEDS {
         let wrapper = write_wrapper(&workspace.generated()?)?;
         if let Some(inner) =
             env::var_os("RUSTC_WRAPPER").filter(|inner| !inner.is_empty() && *inner != *wrapper)
@@ -60,19 +70,13 @@ pub(crate) fn cargo(workspace: &Workspace) -> Result<Command> {
         }
         cargo.env("RUSTC_WRAPPER", wrapper);
     }
-    let object = workspace.bpf_object();
-    if object.is_file() {
-        cargo.env("GOTRAIL_BPF_OBJECT", object);
-    }
-    Ok(cargo)
+    Ok(())
 }
 
 /// What every cargo subcommand that may compile aya needs.
 pub(crate) const FLAGS: [&str; 2] = ["--locked", "--ignore-rust-version"];
 
-/// The version of the compiler that cargo would use.
-fn rustc_version() -> Result<Version> {
-    let rustc = env::var_os("RUSTC").unwrap_or_else(|| OsString::from("rustc"));
+fn rustc_version(rustc: &OsStr) -> Result<Version> {
     let text = capture(Command::new(rustc).arg("--version"), "ask the Rust compiler for its version")?;
     Version::find(&text).with_context(|| format!("`rustc --version` names no version: {text:?}"))
 }

@@ -25,6 +25,7 @@ use crate::setup::{self, Ready};
 use crate::shim;
 use crate::support;
 use crate::tally::{Counter, Tally};
+use crate::vm;
 use crate::workspace::Workspace;
 
 /// Options of `test`.
@@ -38,12 +39,25 @@ pub(crate) struct Arguments {
     /// Every Go version in every way of building, instead of each at least once.
     #[arg(long)]
     full: bool,
+    /// Also run what is tried in emulated machines, with other kernels and on arm64.
+    #[arg(long)]
+    vm: bool,
 }
 
 /// Runs the verb. The sum is the last line, however it ends.
 pub(crate) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCode> {
     let mut session = Session { workspace, tally: Tally::default() };
     if let Err(error) = session.run(arguments) {
+        session.fail(&error);
+    }
+    println!("{}", session.tally);
+    Ok(if session.tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs the emulated machines of these names, or all, and the tests that read what they told.
+pub(crate) fn run_machines(names: &[String], workspace: &Workspace) -> Result<ExitCode> {
+    let mut session = Session { workspace, tally: Tally::default() };
+    if let Err(error) = session.machines_only(names) {
         session.fail(&error);
     }
     println!("{}", session.tally);
@@ -103,18 +117,21 @@ impl Session<'_> {
             self.fail(&anyhow::anyhow!("{reason}"));
         }
 
+        let machines = if arguments.vm { Some(self.machines(ready, &[])?) } else { None };
+
         heading("test the whole");
-        let mut cargo = shim::cargo(workspace)?;
+        let mut cargo = self.suite()?;
         cargo
-            .arg("test")
-            .args(shim::FLAGS)
-            .args(["-p", "gotrail-tests", "--", "--test-threads=1", "--nocapture"])
             .args(&arguments.name_filter)
             .env("GOTRAIL_BIN", gotrail)
             .env("GOTRAIL_FIXTURES", self.list("fixtures.json", &fixtures.json())?)
             .env("GOTRAIL_ORACLE", oracle)
+            .env("GOTRAIL_GO", ready.go.goroot().join("bin/go"))
             .env("GOTRAIL_MATRIX", support::fresh(workspace)?)
             .env("GOTRAIL_BACKENDS", self.list("backends.json", &backends::json(&backends))?);
+        if let Some(machines) = machines {
+            cargo.env("GOTRAIL_MACHINES", machines);
+        }
         self.runner(&mut cargo);
         if arguments.name_filter.is_none() {
             for difference in support::differences(workspace)? {
@@ -122,6 +139,35 @@ impl Session<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The package below `tests`; a filter may follow.
+    fn suite(&self) -> Result<Command> {
+        let mut cargo = shim::cargo(self.workspace)?;
+        cargo.arg("test").args(shim::FLAGS);
+        cargo.args(["-p", "gotrail-tests", "--", "--test-threads=1", "--nocapture"]);
+        Ok(cargo)
+    }
+
+    fn machines_only(&mut self, names: &[String]) -> Result<()> {
+        heading("setup");
+        let ready = setup::ensure(self.workspace)?;
+        let list = self.machines(&ready, names)?;
+        heading("test what the machines told");
+        let mut cargo = self.suite()?;
+        cargo.arg("vm_").env("GOTRAIL_MACHINES", list);
+        self.runner(&mut cargo);
+        Ok(())
+    }
+
+    /// Makes and runs emulated machines; the result is the list of them for the tests.
+    fn machines(&mut self, ready: &Ready, names: &[String]) -> Result<PathBuf> {
+        heading("machines");
+        let outcome = vm::run_all(self.workspace, ready, names);
+        for reason in &outcome.failed {
+            self.fail(&anyhow::anyhow!("{reason}"));
+        }
+        self.list("machines.json", &outcome.json())
     }
 
     /// Writes a list for the tests and returns where.

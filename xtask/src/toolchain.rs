@@ -160,8 +160,8 @@ impl Machine {
 }
 
 impl Toolchain {
-    /// The command that builds the programs into their own target folder.
-    pub(crate) fn build(&self, workspace: &Workspace, features: &str) -> Result<Command> {
+    /// The command that builds the programs for an architecture, by Rust's name, into their own target folder.
+    pub(crate) fn build(&self, workspace: &Workspace, features: &str, architecture: &str) -> Result<Command> {
         let mut command = match &self.route {
             Route::Debian { cargo, rustc } => {
                 let mut command = Command::new(cargo);
@@ -184,21 +184,11 @@ impl Toolchain {
             .current_dir(&workspace.root)
             .args(["--locked", "--ignore-rust-version", "-p", "tracer-ebpf", "--bin", "gotrail-bpf"])
             .args(["--features", features, "--profile", "bpf", "--target", BPF_TARGET, "--target-dir"])
-            .arg(workspace.bpf_target())
-            .env("CARGO_ENCODED_RUSTFLAGS", self.rustflags())
+            .arg(workspace.bpf_target(architecture))
+            .env("CARGO_ENCODED_RUSTFLAGS", rustflags(architecture))
             .env("PATH", self.path()?);
-        // The host build's wrappers and cargo's own library path are not for this compiler.
-        for unwanted in ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "LD_LIBRARY_PATH", "CARGO"]
-        {
-            command.env_remove(unwanted);
-        }
-        forget_cargo_run(&mut command);
+        forget_host_build(&mut command);
         Ok(command)
-    }
-
-    fn rustflags(&self) -> String {
-        let architecture = format!("--cfg=bpf_target_arch=\"{}\"", std::env::consts::ARCH);
-        ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Clinker=bpf-linker", &architecture].join("\u{1f}")
     }
 
     fn path(&self) -> Result<OsString> {
@@ -206,6 +196,19 @@ impl Toolchain {
         let folders = std::iter::once(self.linker_folder.clone()).chain(std::env::split_paths(&rest));
         std::env::join_paths(folders).context("a folder on PATH has a name that can't be there")
     }
+}
+
+/// The host build's wrappers and cargo's own library path are not for another compiler.
+pub(crate) fn forget_host_build(command: &mut Command) {
+    for unwanted in ["RUSTC_WRAPPER", "RUSTC_WORKSPACE_WRAPPER", "RUSTFLAGS", "LD_LIBRARY_PATH", "CARGO"] {
+        command.env_remove(unwanted);
+    }
+    forget_cargo_run(command);
+}
+
+fn rustflags(architecture: &str) -> String {
+    let architecture = format!("--cfg=bpf_target_arch=\"{architecture}\"");
+    ["-Cdebuginfo=2", "-Clink-arg=--btf", "-Clinker=bpf-linker", &architecture].join("\u{1f}")
 }
 
 fn folder_of(file: &Path) -> PathBuf {
@@ -343,7 +346,7 @@ mod tests {
         };
         let build = |route| {
             let toolchain = Toolchain { route, linker_folder: PathBuf::from("/linker") };
-            crate::command::line(&toolchain.build(&workspace, "programs").unwrap())
+            crate::command::line(&toolchain.build(&workspace, "programs", std::env::consts::ARCH).unwrap())
         };
         let debian = build(Route::Debian { cargo: "/usr/bin/cargo".into(), rustc: "/usr/bin/rustc".into() });
         assert!(debian.starts_with("/usr/bin/cargo build --locked"), "{debian}");

@@ -56,14 +56,19 @@ impl Workspace {
         self.cache.join("tools").join(format!("{name}-{version}"))
     }
 
-    /// The eBPF object once it is built.
-    pub(crate) fn bpf_object(&self) -> PathBuf {
-        self.bpf_target().join("bpfel-unknown-none/bpf/gotrail-bpf")
+    /// The eBPF object for an architecture, by Rust's name, once it is built.
+    pub(crate) fn bpf_object(&self, architecture: &str) -> PathBuf {
+        self.bpf_target(architecture).join("bpfel-unknown-none/bpf/gotrail-bpf")
     }
 
-    /// The target folder of the eBPF programs: their own, as another compiler builds them.
-    pub(crate) fn bpf_target(&self) -> PathBuf {
-        self.target.join("bpf")
+    /// The target folder of the eBPF programs: their own, as another compiler builds them, and one for each
+    /// architecture, as flags of the compiler choose it.
+    pub(crate) fn bpf_target(&self, architecture: &str) -> PathBuf {
+        if architecture == env::consts::ARCH {
+            self.target.join("bpf")
+        } else {
+            self.target.join(format!("bpf-{architecture}"))
+        }
     }
 
     /// Files that xtask itself writes for the build and the tests.
@@ -95,7 +100,7 @@ fn cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf> 
         (None, None, Some(home)) => home.join(".cache/gotrail"),
         (None, None, None) => bail!(
             "can't tell where to keep tools and fixtures: none of GOTRAIL_CACHE, XDG_CACHE_HOME and HOME \
-             is set; set GOTRAIL_CACHE to a folder that may grow by about 1 GB"
+             is set; set GOTRAIL_CACHE to a folder that may grow by about 3 GB"
         ),
     };
     if Path::is_absolute(&folder) {

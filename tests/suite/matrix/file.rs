@@ -50,7 +50,19 @@ pub(super) fn check(build: &Build) -> Verdict {
     let functions = twin.functions().unwrap();
     names(&binary, &functions);
     sites(build, &answer, &own, &functions);
+    if build.mode == "pgo" {
+        inlined(&functions, &Oracle::ask(&unstripped(build).path, &[]).unwrap().functions().unwrap());
+    }
     Verdict::Works
+}
+
+/// A build by profile is worth its name only where the scheduler was inlined into itself.
+fn inlined(optimised: &BTreeMap<&str, Range>, plain: &BTreeMap<&str, Range>) {
+    let size = |of: &BTreeMap<&str, Range>, name| of.get(name).map_or(0, |range| range.size);
+    for name in ["runtime.park_m", "runtime.goexit0", "runtime.ready"] {
+        let (optimised, plain) = (size(optimised, name), size(plain, name));
+        assert!(optimised > plain * 3 / 2, "{name} has {optimised} bytes, {plain} without the profile");
+    }
 }
 
 /// The same build with its symbols.

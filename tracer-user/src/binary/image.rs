@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use object::elf::{
     EM_AARCH64, EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, NT_GNU_BUILD_ID, NoteType, PF_W, PF_X, PT_INTERP,
-    PT_LOAD, PT_NOTE, SectionHeader64,
+    PT_LOAD, PT_NOTE, ProgramHeader64, SectionHeader64,
 };
 use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _, Sym as _};
 use object::{Endianness, LittleEndian};
@@ -28,6 +28,15 @@ impl Architecture {
         match self {
             Self::Amd64 => "amd64",
             Self::Arm64 => "arm64",
+        }
+    }
+
+    /// The number, in the instruction set, of the register that holds the g of the current stack
+    /// (cmd/compile/abi-internal.md).
+    pub(super) const fn g_register(self) -> u8 {
+        match self {
+            Self::Amd64 => 14,
+            Self::Arm64 => 28,
         }
     }
 }
@@ -114,26 +123,30 @@ impl Image {
         let has_symbols = sections.as_ref().is_some_and(|sections| {
             sections.symbols(endian, &*bytes, object::elf::SHT_SYMTAB).is_ok_and(|table| !table.is_empty())
         });
-        // By program header: a file may have lost its section headers.
-        let find = |read: &dyn Fn(&Note<'_>) -> Option<String>| {
-            let notes = headers.iter().take(MAX_SEGMENTS).filter(|h| h.p_type(endian) == PT_NOTE);
-            notes.filter(|h| h.p_filesz(endian) <= MAX_NOTES).find_map(|h| {
-                let mut notes = h.notes(endian, &*bytes).ok()??;
-                // Real programs have a handful.
-                (0..64)
-                    .map_while(|_| notes.next().ok()?)
-                    .filter(|n| n.desc().len() <= MAX_BUILD_ID)
-                    .find_map(|n| read(&n))
-            })
+        // A file may have lost its section headers; and Go's linker lets the program header cover its own note only,
+        // behind which the GNU one lies.
+        let holds_notes = |h: &&ProgramHeader64<LittleEndian>| {
+            h.p_type(endian) == PT_NOTE && h.p_filesz(endian) <= MAX_NOTES
         };
-        let gnu_build_id = find(&|note| {
-            let is_one = note.name() == b"GNU" && note.n_type(endian) == NT_GNU_BUILD_ID;
-            is_one.then(|| note.desc().iter().map(|b| format!("{b:02x}")).collect())
+        let covered = || headers.iter().take(MAX_SEGMENTS).filter(holds_notes);
+        let by_section = section_named(header, &bytes, ".note.gnu.build-id").and_then(|section| {
+            (section.sh_size(endian) <= MAX_NOTES).then_some(())?;
+            gnu_build_id(section.notes(endian, &*bytes).ok()??, endian)
         });
-        // cmd/internal/buildid/note.go, `elfGoBuildIDTag`.
-        let go_build_id = find(&|note| {
-            let is_ours = note.name() == b"Go" && note.n_type(endian) == NoteType(4);
-            is_ours.then(|| String::from_utf8(note.desc().to_vec()).ok()).flatten()
+        let gnu_build_id = by_section.or_else(|| {
+            covered().find_map(|h| {
+                let notes = h.notes(endian, &*bytes).ok().flatten();
+                notes.and_then(|notes| gnu_build_id(notes, endian)).or_else(|| {
+                    let end = h.p_offset(endian).checked_add(h.p_filesz(endian))?;
+                    note_at(bytes.get(usize::try_from(end).ok()?..)?)
+                })
+            })
+        });
+        let go_build_id = covered().find_map(|h| {
+            // cmd/internal/buildid/note.go, `elfGoBuildIDTag`.
+            let is_ours = |note: &Note<'_>| note.name() == b"Go" && note.n_type(endian) == NoteType(4);
+            let id = note(h.notes(endian, &*bytes).ok()??, is_ours)?;
+            String::from_utf8(id.to_vec()).ok()
         });
         let interpreted = headers.iter().take(MAX_SEGMENTS).any(|h| h.p_type(endian) == PT_INTERP);
         let e_type = header.e_type(endian);
@@ -210,18 +223,7 @@ impl Image {
     /// Where a section is in the file. With RELRO, Go's linker puts `.data.rel.ro` before the names of its own.
     pub(super) fn section_range(&self, name: &str) -> Option<Range<usize>> {
         let header = FileHeader64::<LittleEndian>::parse(&*self.bytes).ok()?;
-        let sections = header.section_headers(LittleEndian, &*self.bytes).ok()?;
-        let names = sections.get(usize::try_from(header.shstrndx(LittleEndian, &*self.bytes).ok()?).ok()?)?;
-        let names = names.data(LittleEndian, &*self.bytes).ok()?;
-        let is = |section: &&SectionHeader64<LittleEndian>| {
-            // Compared in place: to look for the end of each name would take as long as the file says.
-            let rest =
-                usize::try_from(section.sh_name(LittleEndian)).ok().and_then(|start| names.get(start..));
-            let rest = rest.map(|rest| rest.strip_prefix(b".data.rel.ro").unwrap_or(rest));
-            rest.and_then(|rest| rest.strip_prefix(name.as_bytes()))
-                .is_some_and(|rest| rest.first() == Some(&0))
-        };
-        let section = sections.iter().take(MAX_SECTIONS).find(is)?;
+        let section = section_named(header, &self.bytes, name)?;
         let (offset, size) = section.file_range(LittleEndian)?;
         let start = usize::try_from(offset).ok()?;
         let end = start.checked_add(usize::try_from(size).ok()?)?.min(self.bytes.len());
@@ -331,6 +333,50 @@ impl Image {
         }
         found
     }
+}
+
+/// The build ID in a note at the begin of some bytes (elf(5), `Elf64_Nhdr`).
+fn note_at(bytes: &[u8]) -> Option<String> {
+    const HEADER: usize = 16;
+    const LONGEST: u32 = 64;
+    let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    let (name, size, kind) = (word(0)?, word(4)?, word(8)?);
+    let is_build_id =
+        name == 4 && kind == NT_GNU_BUILD_ID.0 && size <= LONGEST && bytes.get(12..16)? == b"GNU\0";
+    let id = bytes.get(HEADER..HEADER.checked_add(usize::try_from(size).ok()?)?)?;
+    is_build_id.then(|| id.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// The header of a section, by its name or by that behind `.data.rel.ro`.
+fn section_named<'data>(
+    header: &FileHeader64<LittleEndian>,
+    bytes: &'data [u8],
+    name: &str,
+) -> Option<&'data SectionHeader64<LittleEndian>> {
+    let sections = header.section_headers(LittleEndian, bytes).ok()?;
+    let names = sections.get(usize::try_from(header.shstrndx(LittleEndian, bytes).ok()?).ok()?)?;
+    let names = names.data(LittleEndian, bytes).ok()?;
+    sections.iter().take(MAX_SECTIONS).find(|section| {
+        // Compared in place: to look for the end of each name would take as long as the file says.
+        let start = usize::try_from(section.sh_name(LittleEndian)).ok();
+        let rest = start.and_then(|start| names.get(start..)).unwrap_or_default();
+        let rest = rest.strip_prefix(b".data.rel.ro").unwrap_or(rest);
+        rest.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
+    })
+}
+
+type Notes<'data> = object::read::elf::NoteIterator<'data, FileHeader64<LittleEndian>>;
+
+/// What the first note of a kind says, if that can be believed.
+fn note<'data>(mut notes: Notes<'data>, is: impl Fn(&Note<'data>) -> bool) -> Option<&'data [u8]> {
+    // Real programs have a handful.
+    let first = (0..64).map_while(|_| notes.next().ok()?).find(is)?;
+    (first.desc().len() <= MAX_BUILD_ID).then(|| first.desc())
+}
+
+fn gnu_build_id(notes: Notes<'_>, endian: LittleEndian) -> Option<String> {
+    let id = note(notes, |note| note.name() == b"GNU" && note.n_type(endian) == NT_GNU_BUILD_ID)?;
+    Some(id.iter().map(|b| format!("{b:02x}")).collect())
 }
 
 /// Nothing that is computed from a segment overflows, and they do not hold the file over and over.

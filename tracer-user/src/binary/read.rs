@@ -8,6 +8,7 @@ use super::code::Code;
 use super::error::BinaryError;
 use super::globals::Globals;
 use super::image::{Architecture, Image};
+use super::itabs::{Itab, ItabSource, itabs};
 use super::layout::{self, Layout, LayoutError, LayoutSource};
 use super::locate;
 use super::sites::{self, Plan};
@@ -53,6 +54,7 @@ pub struct Program {
     symbols: Symbols,
     text: (u64, u64),
     types: u64,
+    itabs: Option<ItabSource>,
 }
 
 impl Program {
@@ -80,7 +82,8 @@ impl Program {
         if symbols.functions().is_empty() {
             return Err(no_table());
         }
-        Ok(Self { image, build, symbols, text, types })
+        let itabs = ItabSource::of(&module);
+        Ok(Self { image, build, symbols, text, types, itabs })
     }
 
     /// What is recorded about the build.
@@ -99,6 +102,12 @@ impl Program {
     #[must_use]
     pub const fn symbols(&self) -> &Symbols {
         &self.symbols
+    }
+
+    /// Method tables: which types are used as which interfaces.
+    #[must_use]
+    pub fn itabs(&self) -> Vec<Itab> {
+        itabs(&self.image, self.itabs, self.types)
     }
 
     /// Finds who tunes the runtime by hand.

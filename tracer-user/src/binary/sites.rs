@@ -34,6 +34,8 @@ pub struct Site {
     pub cost: Cost,
     /// For sites of goroutines: the number of the register that holds the `*g`.
     pub register: u8,
+    /// The instruction is the conditional branch of the stack check, which runs twice where the stack grows.
+    pub stack_check: bool,
 }
 
 /// A probe that has no site.
@@ -207,36 +209,44 @@ impl<'a> Planner<'a> {
     }
 
     /// Exit: `gdestroy` from Go 1.22, which ends coroutines too, else `goexit0`; both get the `*g` in the first
-    /// argument register. Where gdestroy was inlined into goexit0, both are observed: mcall calls goexit0
-    /// through a function value, so that it can't be inlined itself.
+    /// argument register. Where gdestroy was inlined into one of its two callers, that is observed: goexit0, which
+    /// mcall calls through a function value, so that it can't be inlined itself; for coroutines not coroswitch_m,
+    /// which runs at each switch, but coroexit, which each of them calls once as its last act.
     fn exit(&mut self, version: &GoVersion) {
         const GDESTROY: &str = "runtime.gdestroy";
         const GOEXIT0: &str = "runtime.goexit0";
-        match self.symbols.find(self.image, [GDESTROY, GOEXIT0]) {
-            [Some(gdestroy), goexit0] => {
-                self.entry(Probe::GoExit, GDESTROY, gdestroy);
-                for (_, into) in self.inlining.hosts_of(GDESTROY) {
-                    match goexit0 {
-                        Some(goexit0) if into == GOEXIT0 => {
-                            self.entry(Probe::GoExit, GOEXIT0, goexit0);
-                            self.substitute(Probe::GoExit, GDESTROY, into, "the entry of runtime.goexit0");
-                        }
-                        _ => self.lost_to_inlining(Probe::GoExit, GDESTROY, into),
-                    }
-                }
-            }
-            [None, Some(goexit0)] => {
-                self.entry(Probe::GoExit, GOEXIT0, goexit0);
-                if version.minor >= 22 {
-                    let instead = "runtime.goexit0; ends of coroutines (iter.Pull) are not seen";
-                    self.substitute(Probe::GoExit, GDESTROY, "all its callers", instead);
-                }
-            }
-            [None, None] => self.unavailable(
+        const COROEXIT: &str = "runtime.coroexit";
+        let [gdestroy, goexit0, coroexit] = self.symbols.find(self.image, [GDESTROY, GOEXIT0, COROEXIT]);
+        let hosts = self.inlining.hosts_of(GDESTROY);
+        match (gdestroy, goexit0) {
+            (Some(gdestroy), _) => self.entry(Probe::GoExit, GDESTROY, gdestroy),
+            // Before Go 1.22 there is none.
+            (None, Some(goexit0)) if hosts.is_empty() => self.entry(Probe::GoExit, GOEXIT0, goexit0),
+            (None, Some(_)) => {}
+            (None, None) => self.unavailable(
                 Probe::GoExit,
                 format!("neither {GDESTROY} nor {GOEXIT0} is in this {version} binary"),
                 true,
             ),
+        }
+        for (_, host) in hosts {
+            match (host, goexit0, coroexit) {
+                (GOEXIT0, Some(goexit0), _) => {
+                    self.entry(Probe::GoExit, GOEXIT0, goexit0);
+                    self.substitute(Probe::GoExit, GDESTROY, host, "the entry of runtime.goexit0");
+                }
+                ("runtime.coroswitch_m", _, Some(coroexit))
+                    if self.inlining.hosts_of(COROEXIT).is_empty() =>
+                {
+                    let spot = Code::of(self.image, coroexit)
+                        .ok_or_else(|| "its code is not in the file".to_owned())
+                        .and_then(Code::entry)
+                        .map(|spot| Spot { register: self.image.architecture().g_register(), ..spot });
+                    self.add(Probe::GoExit, COROEXIT, coroexit, spot);
+                    self.substitute(Probe::GoExit, GDESTROY, host, "the entry of runtime.coroexit");
+                }
+                _ => self.lost_to_inlining(Probe::GoExit, GDESTROY, host),
+            }
         }
     }
 
@@ -336,6 +346,7 @@ impl<'a> Planner<'a> {
             bytes: self.image.read(spot.address, spot.len).ok_or_else(outside)?.to_vec(),
             cost: spot.cost,
             register: spot.register,
+            stack_check: spot.stack_check,
         })
     }
 

@@ -147,7 +147,9 @@ pub(crate) fn on_host(
     }
     abilities.push(match (&memory, &rare, &lifetimes) {
         (Ok(()), Ok(()), Ok(())) => Ability::yes("attach", "watches with T0, T1 and T2"),
-        (Ok(()), Ok(()), Err((why, _))) => Ability::yes("attach", format!("watches with T0 and T1; no T2: {why}")),
+        (Ok(()), Ok(()), Err((why, _))) => {
+            Ability::yes("attach", format!("watches with T0 and T1; no T2: {why}"))
+        }
         (Err((why, remedy)), ..) => {
             Ability { name: "attach", ok: false, why: format!("needs T0: {why}"), remedy: remedy.clone() }
         }
@@ -168,7 +170,12 @@ fn runs_here(architecture: Architecture) -> bool {
 /// For people.
 pub(crate) fn print(abilities: &[Ability]) {
     for ability in abilities {
-        outln!("  {:<4}{:<16}{}", if ability.ok { "yes" } else { "no" }, ability.name, printable(&ability.why));
+        outln!(
+            "  {:<4}{:<16}{}",
+            if ability.ok { "yes" } else { "no" },
+            ability.name,
+            printable(&ability.why)
+        );
         if let Some(remedy) = &ability.remedy {
             outln!("                    would help: {}", printable(remedy));
         }

@@ -28,7 +28,10 @@ pub enum EventKind {
         procs: u32,
     },
     /// Marking has ended.
-    GcMarkEnd,
+    GcMarkEnd {
+        /// Whether the program forced the cycle; told only where its start does not say (Go 1.18).
+        forced: Option<bool>,
+    },
     /// Mark termination runs.
     GcMarkTermination,
     /// The live heap of the cycle is known.

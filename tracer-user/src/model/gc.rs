@@ -63,7 +63,14 @@ impl GcHistory {
                     ..GcCycle::default()
                 });
             }
-            EventKind::GcMarkEnd => self.current.get_or_insert_default().mark_end_ns = Some(time_ns),
+            EventKind::GcMarkEnd { forced } => {
+                let cycle = self.current.get_or_insert_default();
+                cycle.mark_end_ns = Some(time_ns);
+                // Go 1.18 tells it at the end only, and nothing of the other triggers.
+                if cycle.trigger.is_none() && forced == Some(true) {
+                    cycle.trigger = Some(GcTrigger::Forced);
+                }
+            }
             EventKind::GcLive { marked } => {
                 self.current.get_or_insert_default().heap_marked = Some(marked);
             }
@@ -104,7 +111,7 @@ mod tests {
         let mut history = GcHistory::default();
         let start = EventKind::GcStart { heap_live: 100, trigger: Some(GcTrigger::Forced), procs: 2 };
         assert_eq!(history.apply(10, &start), None);
-        history.apply(20, &EventKind::GcMarkEnd);
+        history.apply(20, &EventKind::GcMarkEnd { forced: None });
         history.apply(21, &EventKind::GcLive { marked: 60 });
         let cycle = history.apply(30, &EventKind::GcSweep).unwrap();
         assert_eq!(cycle.duration_ns(), Some(20));
@@ -113,9 +120,20 @@ mod tests {
     }
 
     #[test]
+    fn what_forced_a_cycle_may_be_told_at_its_end() {
+        let mut history = GcHistory::default();
+        for (forced, expected) in [(true, Some(GcTrigger::Forced)), (false, None)] {
+            history.apply(10, &EventKind::GcStart { heap_live: 1, trigger: None, procs: 1 });
+            history.apply(20, &EventKind::GcMarkEnd { forced: Some(forced) });
+            assert_eq!(history.apply(30, &EventKind::GcSweep).unwrap().trigger, expected);
+        }
+        assert_eq!(history.forced, 1);
+    }
+
+    #[test]
     fn a_cycle_seen_from_its_middle_has_no_invented_start() {
         let mut history = GcHistory::default();
-        history.apply(20, &EventKind::GcMarkEnd);
+        history.apply(20, &EventKind::GcMarkEnd { forced: None });
         let cycle = history.apply(30, &EventKind::GcSweep).unwrap();
         assert_eq!(cycle.start_ns, None);
         assert_eq!(cycle.duration_ns(), None);

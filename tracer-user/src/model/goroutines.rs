@@ -4,7 +4,7 @@
 //! Snapshots also heal what the stream lost: who is not in a snapshot any more has ended, who is new there
 //! was created.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use super::event::{Event, EventKind};
 use crate::memory::{Goroutine, Park, Snapshot, Status};
@@ -72,6 +72,8 @@ pub struct Goroutines {
     pub exited: u64,
     /// Goroutines that a snapshot found ended without an exit event.
     pub healed: u64,
+    /// Those of the last snapshot: their events may still be on the way.
+    healed_last: HashSet<u64>,
     /// Creations and discoveries beyond the bound on memory.
     pub untracked: u64,
 }
@@ -99,6 +101,7 @@ impl Goroutines {
             EventKind::GoExit { goid, .. } => {
                 self.exited += 1;
                 self.tracked.remove(&goid);
+                self.healed -= u64::from(self.healed_last.remove(&goid));
                 if self.recent_exits.len() == RECENT_EXITS
                     && let Some((old, _)) = self.recent_exits.pop_front()
                 {
@@ -160,16 +163,18 @@ impl Goroutines {
                 stack,
             });
         }
-        let before = self.tracked.len();
+        self.healed_last.clear();
         // Known before the snapshot began, and not in it: ended.
-        self.tracked.retain(|_, tracked| {
-            tracked.last.as_ref().is_some_and(|seen| seen.at_ns == snapshot.taken_ns)
+        self.tracked.retain(|goid, tracked| {
+            let exists = tracked.last.as_ref().is_some_and(|seen| seen.at_ns == snapshot.taken_ns)
                 || tracked.lifetime.first_seen_ns >= snapshot.taken_ns
-                || tracked.lifetime.created_ns.is_some_and(|created| created >= snapshot.taken_ns)
+                || tracked.lifetime.created_ns.is_some_and(|created| created >= snapshot.taken_ns);
+            if !exists && lifetimes {
+                self.healed_last.insert(*goid);
+            }
+            exists
         });
-        if lifetimes {
-            self.healed += (before - self.tracked.len()) as u64;
-        }
+        self.healed += self.healed_last.len() as u64;
     }
 
     /// Notes whose connections are being watched, as of the snapshot at `at_ns`.
@@ -270,6 +275,16 @@ mod tests {
         goroutines.apply(&exit(12, 7));
         goroutines.merge(&snapshot(10, [1, 7]), true, |_| 0);
         assert_eq!(ids(&goroutines), BTreeSet::from([1]));
+    }
+
+    #[test]
+    fn an_exit_that_comes_after_the_snapshot_was_no_loss() {
+        let mut goroutines = Goroutines::default();
+        goroutines.apply(&create(5, 7));
+        goroutines.merge(&snapshot(10, [1]), true, |_| 0);
+        assert_eq!(goroutines.healed, 1);
+        goroutines.apply(&exit(8, 7));
+        assert_eq!((goroutines.healed, goroutines.exited), (0, 1));
     }
 
     #[test]

@@ -139,7 +139,8 @@ impl Session {
             .map_err(|e| error("load the eBPF object", &e))?;
 
         if plan.sites.is_empty() {
-            let why: Vec<&str> = plan.unavailable.iter().map(|u| u.why.as_str()).collect();
+            let mut why: Vec<&str> = plan.unavailable.iter().map(|u| u.why.as_str()).collect();
+            why.dedup();
             return Err(ProbeError::NoSites(why.join("; ")));
         }
         let settings = config(binary, bias, SLOT, options.tiers, options.capture_text);
@@ -324,7 +325,7 @@ fn link(
     program.load().map_err(|e| error("load a program", &e))?;
     let points = sites.iter().map(|site| UProbeAttachPoint {
         location: UProbeAttachLocation::AbsoluteOffset(site.file_offset),
-        cookie: Some(cookie(site.probe, site.register)),
+        cookie: Some(cookie(site.probe, site.register, site.stack_check)),
     });
     let scope = match (kind, NonZeroU32::new(target.pid())) {
         (Links::MultiScoped | Links::Single, Some(pid)) => UProbeScope::OneProcess(pid),

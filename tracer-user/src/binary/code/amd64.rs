@@ -26,7 +26,7 @@ const fn number(register: u8) -> u8 {
 
 fn spot(instruction: &Instruction, cost: Cost, register: Register) -> Spot {
     let register = if register == Register::None { 0 } else { number(register.number() as u8) };
-    Spot { address: instruction.ip(), len: instruction.len(), cost, register }
+    Spot { address: instruction.ip(), len: instruction.len(), cost, register, stack_check: false }
 }
 
 pub(super) fn entry(code: Code<'_>) -> Result<Spot, String> {
@@ -59,7 +59,7 @@ pub(super) fn entry(code: Code<'_>) -> Result<Spot, String> {
         }
     }
     match (check, first) {
-        (Some(jump), _) => Ok(spot(&jump, Cost::Emulated, Register::None)),
+        (Some(jump), _) => Ok(Spot { stack_check: true, ..spot(&jump, Cost::Emulated, Register::None) }),
         (None, Some(first)) => Ok(spot(&first, Cost::Stepped, Register::None)),
         (None, None) => Err("it has no code".to_owned()),
     }

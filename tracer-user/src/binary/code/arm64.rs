@@ -198,7 +198,7 @@ fn bit_mask(n: u32, rotate: u32, size: u32) -> Option<u64> {
 }
 
 fn spot(word: Word, cost: Cost, register: u8) -> Spot {
-    Spot { address: word.address, len: 4, cost, register }
+    Spot { address: word.address, len: 4, cost, register, stack_check: false }
 }
 
 pub(super) fn entry(code: Code<'_>) -> Result<Spot, String> {
@@ -210,7 +210,7 @@ pub(super) fn entry(code: Code<'_>) -> Result<Spot, String> {
         first.get_or_insert(word);
         // b.ls
         if word.is(0xff00_001f, 0x5400_0009) {
-            return Ok(spot(word, Cost::Emulated, 0));
+            return Ok(Spot { stack_check: true, ..spot(word, Cost::Emulated, 0) });
         }
         // b.lo
         let is_huge_frame = word.is(0xff00_001f, 0x5400_0003);
@@ -435,7 +435,7 @@ mod tests {
         let large = code(&[0xf940_0b90, 0xd102_c3f1, 0xeb10_023f, 0x5400_3969]);
         assert_eq!(
             entry(at(&large)),
-            Ok(Spot { address: 0x1_000c, len: 4, cost: Cost::Emulated, register: 0 })
+            Ok(Spot { address: 0x1_000c, len: 4, cost: Cost::Emulated, register: 0, stack_check: true })
         );
         // gopark: ldr x16; cmp sp,x16; b.ls.
         let small = code(&[0xf940_0b90, 0xeb30_63ff, 0x5400_06a9]);
@@ -450,6 +450,9 @@ mod tests {
         // bl +0x1000; mov x1,x0; ldr x0,[sp,#8]; bl
         let bytes = code(&[0x9400_0400, 0xaa00_03e1, 0xf940_07e0, 0x9400_0001]);
         let spots = behind_calls(at(&bytes), 0x1_1000);
-        assert_eq!(spots, [Ok(Spot { address: 0x1_000c, len: 4, cost: Cost::Emulated, register: 1 })]);
+        assert_eq!(
+            spots,
+            [Ok(Spot { address: 0x1_000c, len: 4, cost: Cost::Emulated, register: 1, stack_check: false })]
+        );
     }
 }

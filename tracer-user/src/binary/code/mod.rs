@@ -50,6 +50,8 @@ pub(super) struct Spot {
     pub(super) cost: Cost,
     /// The number, in the instruction set, of the register that was asked for.
     pub(super) register: u8,
+    /// It is the conditional branch of the stack check.
+    pub(super) stack_check: bool,
 }
 
 /// A direct call, and what is known of its first integer argument.

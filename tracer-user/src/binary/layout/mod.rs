@@ -585,7 +585,8 @@ mod tests {
     #[test]
     fn find_names_both_reasons() {
         let version = GoVersion::parse("go1.99.0").unwrap();
-        let error = find(b"not an ELF file", || None, &version, "amd64").expect_err("no such version").to_string();
+        let error =
+            find(b"not an ELF file", || None, &version, "amd64").expect_err("no such version").to_string();
         assert!(error.contains("DWARF") && error.contains("go1.99.0"), "{error}");
     }
 

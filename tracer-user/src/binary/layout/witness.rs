@@ -136,7 +136,11 @@ pub(in super::super) fn claim(version: &GoVersion, goarch: &str) -> Option<Claim
             best = Some((distance, measured, layout));
         }
     }
-    best.map(|(_, measured, layout)| Claim { layout, version: measured.version.clone(), code: &measured.code })
+    best.map(|(_, measured, layout)| Claim {
+        layout,
+        version: measured.version.clone(),
+        code: &measured.code,
+    })
 }
 
 impl Claim {

@@ -1,0 +1,3 @@
+module example.test/init
+
+go 1.21
