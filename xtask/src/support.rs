@@ -1,7 +1,7 @@
 //! `support`: the table of what is supported, in README.md, as the tests of the matrix found it.
 //!
-//! A cell that the last run did not have stays what the table says of it, so that a run of some cells corrects
-//! those and no others.
+//! A cell that the last run did not have stays what the table says of it, so that a run of some cells
+//! corrects those and no others.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
