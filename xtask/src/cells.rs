@@ -90,8 +90,8 @@ impl Mode {
 
     /// What `go build` is told, but for the profile, which is not known before it is made.
     pub(crate) fn flags(self, program: &str) -> Vec<&'static str> {
-        // The cache outlives this checkout, whose paths are therefore left out; but most programs of this world
-        // have such paths, so the one that stands for them has them too.
+        // The cache outlives this checkout, whose paths are therefore left out; but most programs of this
+        // world have such paths, so the one that stands for them has them too.
         let mut flags =
             if program == MATRIX && self != Self::Trimpath { Vec::new() } else { vec!["-trimpath"] };
         match self {
@@ -230,8 +230,8 @@ impl Wanted {
     }
 }
 
-/// Which ways there are for which architecture. For another than the host's there is no C compiler, and nothing
-/// that could be run; what matters there is what is read from the file.
+/// Which ways there are for which architecture. For another than the host's there is no C compiler, and
+/// nothing that could be run; what matters there is what is read from the file.
 fn is_made(cell: &Cell) -> bool {
     cell.mode.makes_program()
         && (cell.arch == go::architecture()
