@@ -13,5 +13,7 @@ pub mod memory;
 pub mod model;
 #[cfg(feature = "probe")]
 pub mod probe;
+#[cfg(feature = "probe")]
+mod record;
 pub mod target;
 pub mod text;

@@ -102,6 +102,9 @@ const ENTRIES: [(Probe, &str, u16, bool); 16] = [
     (Probe::Recovery, "runtime.recovery", 18, true),
 ];
 
+/// Places, and reasons for none, that one plan has at most; a real one has some fifty.
+const MAX_SITES: usize = 1024;
+
 /// Plans the sites of `tiers` (`TIER_` bits).
 #[must_use]
 pub(super) fn plan(
@@ -113,6 +116,13 @@ pub(super) fn plan(
 ) -> Plan {
     let mut planner =
         Planner { image, symbols, layout, inlining: inlining(image, symbols), plan: Plan::default() };
+    if planner.inlining.incomplete {
+        for probe in Probe::ALL.into_iter().filter(|probe| probe.tier() & tiers != 0) {
+            let why = "the trees of inlined calls are larger than those of any program".to_owned();
+            planner.unavailable(probe, why, true);
+        }
+        return planner.plan;
+    }
     if tiers & TIER_T1 != 0 {
         planner.rare(version);
     }
@@ -317,6 +327,9 @@ impl<'a> Planner<'a> {
 
     fn add(&mut self, probe: Probe, name: &str, function: Function, spot: Result<Spot, String>) {
         match spot.and_then(|spot| self.site(probe, name, function, spot)) {
+            Ok(_) if self.plan.sites.len() == MAX_SITES => {
+                self.unavailable(probe, format!("there are more than {MAX_SITES} places"), true);
+            }
             Ok(site) => self.plan.sites.push(site),
             Err(why) => self.unavailable(probe, format!("{name}: {why}"), true),
         }
@@ -338,10 +351,15 @@ impl<'a> Planner<'a> {
     }
 
     fn unavailable(&mut self, probe: Probe, why: String, lost: bool) {
-        self.plan.unavailable.push(Unavailable { probe, why, lost });
+        if self.plan.unavailable.len() < MAX_SITES {
+            self.plan.unavailable.push(Unavailable { probe, why, lost });
+        }
     }
 
     fn substitute(&mut self, probe: Probe, function: &str, into: &str, instead: &str) {
+        if self.plan.substitutes.len() == MAX_SITES {
+            return;
+        }
         self.plan.substitutes.push(Substitute {
             probe,
             function: function.to_owned(),

@@ -15,6 +15,8 @@ const STACK_WINDOW: u64 = 2048;
 const STACK_MOST: u64 = 256 * 1024;
 /// Bytes of stacks held at a time.
 const STACK_BATCH: usize = 16 * 1024 * 1024;
+/// Bytes of long stacks that are read for one snapshot: some seconds. Behind them stacks are cut, and say so.
+const LONG_STACKS: u64 = 1 << 34;
 
 /// All goroutines of a process. Each is consistent in itself (read again and found unchanged, or marked
 /// torn); the process ran on meanwhile, so two may be from moments apart.
@@ -58,10 +60,11 @@ impl<R: Reader> Runtime<'_, R> {
         let (at, len, _) = self.slice(self.binary.globals().allgs)?;
         let addresses = self.pointers(at, len)?;
         let threads = self.running_threads()?;
-        let mut goroutines = Vec::with_capacity(addresses.len());
+        let mut goroutines = Vec::new();
         let mut unread = 0;
         let mut unwinder = Unwinder::new(self.binary, self.bias);
         let mut system = SystemStarts::default();
+        let mut long_stacks = LONG_STACKS;
         // A bounded number at a time, so that memory stays bounded with a million of them.
         for chunk in addresses.chunks(STACK_BATCH / STACK_WINDOW as usize) {
             let parts: Vec<(u64, usize)> = chunk.iter().map(|g| (*g, size)).collect();
@@ -74,7 +77,13 @@ impl<R: Reader> Runtime<'_, R> {
                     alive.push(RawG { address: *address, bytes });
                 }
             }
-            self.read_chunk(&alive, &threads, &mut unwinder, &mut system, &mut goroutines)?;
+            self.read_chunk(
+                &alive,
+                &threads,
+                (&mut unwinder, &mut long_stacks),
+                &mut system,
+                &mut goroutines,
+            )?;
         }
         goroutines.sort_by_key(|g| g.goid);
         // A goroutine that ended, and one that got its g structure, may both be there.
@@ -134,12 +143,13 @@ impl<R: Reader> Runtime<'_, R> {
         &self,
         raws: &[RawG<'_>],
         threads: &HashMap<u64, u32>,
-        unwinder: &mut Unwinder<'_>,
+        unwinding: (&mut Unwinder<'_>, &mut u64),
         system: &mut SystemStarts,
         into: &mut Vec<Goroutine>,
     ) -> Result<(), RuntimeError> {
         let size = self.binary.layout().g.size as usize;
-        let stacks = self.stacks(raws, unwinder)?;
+        let (unwinder, long_stacks) = unwinding;
+        let stacks = self.stacks(raws, unwinder, long_stacks)?;
         let again: Vec<(u64, usize)> = raws.iter().map(|raw| (raw.address, size)).collect();
         let (bytes, read) = self.memory.read_batch(&again).map_err(|e| self.read_error(e))?;
         let mut changed = Vec::new();
@@ -153,7 +163,7 @@ impl<R: Reader> Runtime<'_, R> {
         if changed.is_empty() {
             return Ok(());
         }
-        let stacks = self.stacks(&changed, unwinder)?;
+        let stacks = self.stacks(&changed, unwinder, long_stacks)?;
         let again: Vec<(u64, usize)> = changed.iter().map(|raw| (raw.address, size)).collect();
         let (bytes, read) = self.memory.read_batch(&again).map_err(|e| self.read_error(e))?;
         for (((raw, stack), now), read) in changed.iter().zip(stacks).zip(bytes.chunks_exact(size)).zip(&read)
@@ -176,7 +186,12 @@ impl<R: Reader> Runtime<'_, R> {
             && u8_at(before, g.tracking_seq) == u8_at(after, g.tracking_seq)
     }
 
-    fn stacks(&self, raws: &[RawG<'_>], unwinder: &mut Unwinder<'_>) -> Result<Vec<Stack>, RuntimeError> {
+    fn stacks(
+        &self,
+        raws: &[RawG<'_>],
+        unwinder: &mut Unwinder<'_>,
+        long_stacks: &mut u64,
+    ) -> Result<Vec<Stack>, RuntimeError> {
         let starts: Vec<Option<Start>> = raws.iter().map(|raw| self.start(raw.bytes)).collect();
         let parts: Vec<(u64, usize)> =
             starts.iter().map(|start| start.map_or((0, 0), |s| (s.sp, s.len(STACK_WINDOW)))).collect();
@@ -192,8 +207,10 @@ impl<R: Reader> Runtime<'_, R> {
             };
             let copy = StackCopy { start: start.sp, bytes: if read { bytes } else { &[] } };
             let (mut stack, mut end) = unwinder.unwind(start.pc, start.sp, start.exact, &copy);
-            if end == End::NeedsMore && start.len(STACK_MOST) > *len {
-                let mut more = vec![0; start.len(STACK_MOST)];
+            let long = start.len(STACK_MOST);
+            if end == End::NeedsMore && long > *len && long as u64 <= *long_stacks {
+                *long_stacks -= long as u64;
+                let mut more = vec![0; long];
                 if self.memory.read(start.sp, &mut more).is_ok() {
                     (stack, end) = unwinder.unwind(
                         start.pc,
