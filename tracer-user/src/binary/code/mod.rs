@@ -186,7 +186,7 @@ impl Shape<'_> {
         match range.and_then(|index| Some((index, self.known.get(index)?.0))) {
             Some((index, at)) => {
                 self.feed(index as u64 + 1);
-                self.feed(address - at);
+                self.feed(address.wrapping_sub(at));
             }
             None => self.feed(0),
         }
@@ -226,6 +226,13 @@ mod tests {
             code_holds(&[0x90; 64], u64::MAX - 63, architecture);
             code_holds(&[0xe8; 64], u64::MAX - 16, architecture);
         }
+    }
+
+    #[test]
+    fn a_range_of_data_may_end_with_the_address_space() {
+        // lea 0x10(%rip),%rax: an address behind the wrap.
+        let shape = |known| code(&[0x48, 0x8d, 0x05, 0x10, 0, 0, 0], Architecture::Amd64).shape(known);
+        assert_ne!(shape(&[(u64::MAX - 8, 1 << 20)]), shape(&[]));
     }
 
     #[test]
