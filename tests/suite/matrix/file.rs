@@ -115,8 +115,8 @@ fn globals(binary: &GoBinary, own: &Oracle, twin: &Oracle) {
     }
 }
 
-/// The functions of a name, in the symbol table. Where Go code and assembly call each other there are two: one of
-/// them, which one depends on who is called, is a wrapper around the other.
+/// The functions of a name, in the symbol table. Where Go code and assembly call each other there are two:
+/// one of them, which one depends on who is called, is a wrapper around the other.
 fn function<'a>(functions: &'a BTreeMap<&str, Range>, name: &str) -> impl Iterator<Item = Range> + 'a {
     [functions.get(name), functions.get(format!("{name}.abi0").as_str())].into_iter().flatten().copied()
 }

@@ -1,8 +1,8 @@
-//! Every Go version and every way of building: what gotrail reads from the file is held against an oracle that
-//! shares no code with it, and what it sees of the process against the process's own truth.
+//! Every Go version and every way of building: what gotrail reads from the file is held against an oracle
+//! that shares no code with it, and what it sees of the process against the process's own truth.
 //!
-//! A refusal in words is no failure here: it is noted, and `cargo xtask test` compares what was noted with the
-//! table of what is supported in README.md.
+//! A refusal in words is no failure here: it is noted, and `cargo xtask test` compares what was noted with
+//! the table of what is supported in README.md.
 
 mod file;
 pub(crate) mod process;

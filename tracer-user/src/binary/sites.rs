@@ -156,7 +156,7 @@ impl<'a> Planner<'a> {
                     self.note_inlined(probe, name);
                 }
                 None if version.minor < since => {
-                    self.unavailable(probe, format!("{name} came with Go 1.{since}"), false)
+                    self.unavailable(probe, format!("{name} came with Go 1.{since}"), false);
                 }
                 None => self.unavailable(probe, format!("{name} is not in the binary"), always),
             }
@@ -210,7 +210,7 @@ impl<'a> Planner<'a> {
 
     /// Exit: `gdestroy` from Go 1.22, which ends coroutines too, else `goexit0`; both get the `*g` in the first
     /// argument register. Where gdestroy was inlined into one of its two callers, that is observed: goexit0, which
-    /// mcall calls through a function value, so that it can't be inlined itself; for coroutines not coroswitch_m,
+    /// mcall calls through a function value, so that it can't be inlined itself; for coroutines not `coroswitch_m`,
     /// which runs at each switch, but coroexit, which each of them calls once as its last act.
     fn exit(&mut self, version: &GoVersion) {
         const GDESTROY: &str = "runtime.gdestroy";

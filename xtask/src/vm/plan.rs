@@ -190,10 +190,8 @@ fn counted() -> Vec<Value> {
 
 /// Looked at while it rests, then watched at work.
 fn at_rest_and_at_work() -> Vec<Value> {
-    let mut steps = vec![
-        gotrail("dump", &["dump", "PID", "--format", "json"]),
-        gotrail("dump-text", &["dump", "PID"]),
-    ];
+    let mut steps =
+        vec![gotrail("dump", &["dump", "PID", "--format", "json"]), gotrail("dump-text", &["dump", "PID"])];
     steps.append(&mut counted());
     steps
 }
