@@ -106,6 +106,11 @@ impl<'a> Honest<'a> {
                 memory.put(m + u64::from(offset), value);
             }
         }
+        // The collector's helpers, as in any process; the others begin with any function.
+        const OWN: [&str; 3] = ["runtime.bgsweep", "runtime.bgscavenge", "runtime.forcegchelper"];
+        let own = binary.symbols().find(binary.image(), OWN).into_iter().flatten();
+        let others = binary.symbols().functions().iter().rev().step_by(41).take(20).copied();
+        let starts: Vec<u64> = own.chain(others).map(|f| f.entry.wrapping_add(BIAS)).collect();
         let functions = binary.symbols().functions();
         for index in 0..gs {
             let (g, stack) = (GS + index * G_STRIDE, STACKS + index * STACK_SIZE);
@@ -122,7 +127,7 @@ impl<'a> Honest<'a> {
                 (layout.g.sched_pc, pc),
                 (layout.g.syscallsp, stack + 0x80 * (index & 31) + 8),
                 (layout.g.syscallpc, pc),
-                (layout.g.startpc, pc),
+                (layout.g.startpc, starts[index as usize % starts.len()]),
                 (layout.g.gopc, pc),
             ] {
                 memory.put(g + u64::from(offset), value);
