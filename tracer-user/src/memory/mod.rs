@@ -9,6 +9,7 @@ mod holders;
 mod labels;
 mod live;
 mod lock;
+mod parked;
 mod reader;
 mod runtime;
 mod semaphore;

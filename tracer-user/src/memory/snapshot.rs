@@ -94,6 +94,11 @@ impl<R: Reader> Runtime<'_, R> {
             let mut into = Into { want, goroutines: &mut goroutines, details: &mut details };
             self.read_chunk(&alive, &threads, &mut unwinder, &mut system, &mut into)?;
         }
+        // Read after the goroutines: a cycle that these know of is there.
+        let cycles = self.cycles()?;
+        for g in &mut goroutines {
+            g.parked_by_ns = cycles.parked_by(g.wait_since_ns);
+        }
         goroutines.sort_by_key(|g| g.goid);
         // A goroutine that ended, and one that got its g structure, may both be there.
         goroutines.dedup_by_key(|g| g.goid);
@@ -286,6 +291,7 @@ impl<R: Reader> Runtime<'_, R> {
             } else {
                 0
             },
+            parked_by_ns: 0,
             gopc: linked(u64_at(g, layout.gopc)),
             startpc,
             parent_goid: layout.parent_goid.map_or(0, |at| u64_at(g, at)),
