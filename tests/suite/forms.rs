@@ -105,7 +105,8 @@ fn root_filters_leave_what_they_say() {
     assert_eq!(left(&["reason=chan receive"]), 12);
     assert_eq!(left(&["reason=chan receive,func=main.labelled"]), 3);
     assert_eq!(left(&["func=^main.*Leaf$"]), 54);
-    assert_eq!(left(&["func=internal/poll.(*FD).Read"]), 6);
+    // The connections, the pipes, and main, which waits for a line.
+    assert_eq!(left(&["func=internal/poll.(*FD).Read"]), 7);
     assert_eq!(left(&["label=tenant:acme"]), 3);
     assert_eq!(left(&["label=tenant:other"]), 0);
     assert_eq!(left(&["goid=1"]), 1);
@@ -114,27 +115,6 @@ fn root_filters_leave_what_they_say() {
     let refused = run(&["dump", &pid, "--filter", "colour=red"]).unwrap();
     assert_eq!(refused.code, Some(2), "{refused:?}");
     assert!(refused.errors.contains("reason="), "{refused:?}");
-    quit(target);
-}
-
-#[test]
-fn root_filters_by_age_once_a_collection_has_seen_it() {
-    needs!(Need::Fixtures, Need::Root);
-    // The finalizer's program collects while all are parked.
-    let target = newest("default").start_ready(&["-finalizer"]).unwrap();
-    let old = |limit: &str| {
-        let found = json(&target, &["--filter", limit]);
-        let goroutines = array(&found, "/goroutines").unwrap();
-        let nanos: Vec<u64> = goroutines.iter().map(|g| number(g, "/wait_for_ns").unwrap()).collect();
-        nanos
-    };
-    let begun = std::time::Instant::now();
-    while old("age>=1s").is_empty() {
-        assert!(begun.elapsed().as_secs() < 30, "nobody grows old");
-        std::thread::sleep(std::time::Duration::from_millis(200));
-    }
-    assert!(old("age>=1s").iter().all(|ns| *ns >= 1_000_000_000));
-    assert!(old("age<1h").len() >= old("age>=1s").len());
     quit(target);
 }
 

@@ -1,6 +1,8 @@
 //! What `gotrail dump` says that goroutines wait on, and their labels, against the program's own truth.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use gotrail_tests::attach::run;
 use gotrail_tests::env::Need;
@@ -236,5 +238,56 @@ fn root_truth_1_things_waited_on_have_all_their_waiters() {
             assert!(said.contains(words), "no {words:?} in {said}");
         }
         parked.quit();
+    });
+}
+
+#[test]
+fn root_truth_1_no_goroutine_is_said_to_be_parked_for_longer_than_it_is() {
+    needs!(Need::Fixtures, Need::Root);
+    each(&builds("waits", &VERSIONS, &["stripped"]).unwrap(), 4, |build| {
+        let mut process = build.start_ready(&[]).unwrap();
+        let pid = process.pid().to_string();
+        let collect = |process: &mut Process| {
+            process.tell("collect").unwrap();
+            process.await_output("`collected`", |line| (line == "collected").then_some(())).unwrap();
+        };
+        let look = |goid: u64| {
+            let dump = run(&["dump", &pid, "--format", "json"]).unwrap().well().unwrap().json().unwrap();
+            let goroutine = by_id(&dump)[&goid];
+            let ns = |name: &str| goroutine[name].as_u64().map(Duration::from_nanos);
+            (ns("wait_for_ns"), ns("wait_for_at_least_ns"))
+        };
+        collect(&mut process);
+        sleep(Duration::from_secs(3));
+        let parking = Instant::now();
+        process.tell("park").unwrap();
+        let goid = process
+            .await_output("`parked`", |line| line.strip_prefix("parked ").and_then(|id| id.parse().ok()))
+            .unwrap();
+        // It is off its first channel operation, and parks at once.
+        sleep(Duration::from_millis(300));
+        assert_eq!(look(goid), (None, None), "no cycle has seen it");
+        collect(&mut process);
+        let (go, least) = look(goid);
+        // By Go's own clock it is older than it is: since the cycle before it was parked.
+        assert!(go.unwrap() >= Duration::from_secs(3), "{go:?}");
+        assert!(least.unwrap() <= parking.elapsed(), "{least:?}");
+        sleep(Duration::from_secs(1));
+        collect(&mut process);
+        let (_, least) = look(goid);
+        let least = least.unwrap();
+        assert!(least <= parking.elapsed(), "{least:?}");
+        // It was parked for certain when the first of the two cycles saw it.
+        assert!(least >= Duration::from_secs(1), "{least:?}");
+
+        // Filters go by Go's own clock, as its tracebacks do.
+        let left = |filter: &str| {
+            let answer =
+                run(&["dump", &pid, "--format", "json", "--filter", filter]).unwrap().well().unwrap();
+            by_id(&answer.json().unwrap()).contains_key(&goid)
+        };
+        assert!(left("age>=3s") && left("age<1h") && !left("age>=1h") && !left("age<1s"));
+        process.tell("quit").unwrap();
+        assert!(process.wait().unwrap().success(), "{}", process.words());
     });
 }

@@ -174,8 +174,8 @@ pub(crate) struct DumpArgs {
     /// Show the channels, locks and other things that goroutines wait on, those with the most waiters first
     #[arg(long)]
     pub(crate) waits: bool,
-    /// Show only goroutines with state=, reason=, func=, label=KEY or label=KEY:VALUE, goid=, age>= or age<; the
-    /// same name twice is either, different names are both
+    /// Show only goroutines with state=, reason=, func=, label=KEY or label=KEY:VALUE, goid=, age>= or age<
+    /// (Go's own estimate, rather too old); the same name twice is either, different names are both
     #[arg(long, value_name = "CONDITION[,CONDITION]")]
     pub(crate) filter: Vec<String>,
     /// Do not copy pprof labels out of the process

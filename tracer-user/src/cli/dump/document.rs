@@ -66,6 +66,7 @@ fn goroutine(
         "wait_reason": g.status.is_parked().then(|| dump.runtime.wait_reason(g.wait_reason)),
         "wait_since_ns": since,
         "wait_for_ns": dump.age(g),
+        "wait_for_at_least_ns": dump.least_age(g),
         "wait": dump.details.waits.get(&g.goid).map(|found| wait(dump, found, waiting)),
         "labels": labels_of(dump, g),
         "start_function": binary.function_name(g.startpc),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 
 use gotrail::memory::{Goroutine, Labels, Stack, Status, Symbolizer};
-use gotrail::text::{duration, printable};
+use gotrail::text::printable;
 use serde_json::{Value, json};
 
 use super::{Dump, document, text};
@@ -31,7 +31,6 @@ struct Key<'a> {
 /// Goroutines that do the same.
 struct Group<'a> {
     members: Vec<&'a Goroutine>,
-    oldest_ns: Option<u64>,
     /// Sets of labels, the most frequent first.
     labels: Vec<(&'a Labels, usize)>,
 }
@@ -54,7 +53,7 @@ fn groups<'a>(dump: &Dump<'a>) -> Vec<Group<'a>> {
             }
             let mut labels: Vec<(&Labels, usize)> = labels.into_iter().collect();
             labels.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-            Group { oldest_ns: members.iter().filter_map(|g| dump.age(g)).max(), labels, members }
+            Group { labels, members }
         })
         .collect();
     groups.sort_by_key(|group| (std::cmp::Reverse(group.members.len()), group.members[0].goid));
@@ -66,7 +65,7 @@ pub(super) fn text(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> String {
     let mut out = String::new();
     for group in groups(dump) {
         let (count, first) = (group.members.len(), group.members[0]);
-        let age = group.oldest_ns.map_or_else(String::new, |ns| format!(", for at least {}", duration(ns)));
+        let age = dump.oldest(&group.members);
         let noun = if count == 1 { "goroutine" } else { "goroutines" };
         // Writing to a String can't fail.
         let _ = writeln!(
@@ -157,7 +156,8 @@ pub(super) fn json(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> Value {
             "count": group.members.len(),
             "status": first.status.name(),
             "wait_reason": first.status.is_parked().then(|| dump.runtime.wait_reason(first.wait_reason)),
-            "oldest_wait_for_ns": group.oldest_ns,
+            "oldest_wait_for_ns": group.members.iter().filter_map(|g| dump.age(g)).max(),
+            "oldest_wait_for_at_least_ns": group.members.iter().filter_map(|g| dump.least_age(g)).max(),
             "goids": group.members.iter().map(|g| g.goid).collect::<Vec<_>>(),
             "labels": labels,
             "label_sets_left_out": group.labels.len().saturating_sub(LABELS_IN_JSON),

@@ -40,9 +40,28 @@ impl Dump<'_> {
         }
     }
 
-    /// How long it has been parked at least, in ns; `None` if no collection has seen it parked yet.
+    /// How long it has been parked by Go's own estimate, in ns: rather too long, by up to the time between two GC
+    /// cycles. `None` if no cycle has seen it parked yet.
     fn age(&self, g: &Goroutine) -> Option<u64> {
         (g.wait_since_ns != 0).then(|| self.snapshot.taken_ns.saturating_sub(g.wait_since_ns))
+    }
+
+    /// How long it has been parked at least, in ns.
+    fn least_age(&self, g: &Goroutine) -> Option<u64> {
+        (g.parked_by_ns != 0).then(|| self.snapshot.taken_ns.saturating_sub(g.parked_by_ns))
+    }
+
+    /// The age of the oldest in words: `, for at least 15.0 s (Go says 2m10s)`.
+    fn oldest(&self, goroutines: &[&Goroutine]) -> String {
+        let most = goroutines.iter().filter_map(|g| self.age(g)).max();
+        let least = goroutines.iter().filter_map(|g| self.least_age(g)).max();
+        match (most, least) {
+            (Some(most), Some(least)) => {
+                format!(", for at least {} (Go says {})", duration(least), duration(most))
+            }
+            (Some(most), None) => format!(", Go says for {}", duration(most)),
+            (None, _) => String::new(),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
 
 use gotrail::memory::{Direction, Goroutine, Holders, Lock, LockState, Symbolizer, Target, Wait};
-use gotrail::text::{duration, printable};
+use gotrail::text::printable;
 use serde_json::{Value, json};
 
 use super::super::failure::Failure;
@@ -156,8 +156,7 @@ pub(super) fn text(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> Result<Strin
     let (private, shared): (Vec<&Thing<'_>>, Vec<&Thing<'_>>) =
         things.iter().partition(|thing| thing.is_private());
     for thing in shared.iter().take(THINGS) {
-        let age = thing.waiters.iter().filter_map(|g| dump.age(g)).max();
-        let age = age.map_or_else(String::new, |ns| format!(", for at least {}", duration(ns)));
+        let age = dump.oldest(&thing.waiters);
         let _ = writeln!(out, "{} {}{age}", wait(thing.waiters.len()), what(dump, thing));
         members(dump, &thing.waiters, symbolizer, &mut out);
         let _ = writeln!(out, "    ends by: {}", ends_by(thing));
@@ -333,6 +332,8 @@ pub(super) fn json(
             value["send"] = json!(thing.send);
             value["in_select"] = json!(thing.in_select);
             value["oldest_wait_for_ns"] = json!(thing.waiters.iter().filter_map(|g| dump.age(g)).max());
+            value["oldest_wait_for_at_least_ns"] =
+                json!(thing.waiters.iter().filter_map(|g| dump.least_age(g)).max());
             value["on_stacks_of"] = thing.on_stacks.iter().take(ON_STACKS).copied().collect();
             value["on_stacks_left_out"] = json!(thing.on_stacks.len().saturating_sub(ON_STACKS));
             value
