@@ -1,5 +1,5 @@
-//! What is true of an executable, by the parsers of Go's standard library and by binutils: nothing of gotrail's own
-//! takes part.
+//! What is true of an executable, by the parsers of Go's standard library and by binutils: nothing of
+//! gotrail's own takes part.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
@@ -96,8 +96,8 @@ impl Oracle {
         Range::read(&self.answer["sections"][name]).with_context(|| format!("no section {name}"))
     }
 
-    /// The address of a variable of the runtime in a twin of this file that differs in its symbol table alone: it
-    /// lies as far behind the start of its section.
+    /// The address of a variable of the runtime in a twin of this file that differs in its symbol table
+    /// alone: it lies as far behind the start of its section.
     ///
     /// # Errors
     /// It is not known, or the twin's section has another size.

@@ -33,8 +33,8 @@ impl Verdict {
     }
 }
 
-/// The verdicts of one check, written into the file that `GOTRAIL_MATRIX` names when this goes away, also where a
-/// check has failed.
+/// The verdicts of one check, written into the file that `GOTRAIL_MATRIX` names when this goes away, also
+/// where a check has failed.
 #[derive(Debug)]
 pub struct Verdicts {
     check: &'static str,

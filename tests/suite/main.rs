@@ -19,6 +19,7 @@ mod inspect;
 mod kinds;
 mod lifetimes;
 mod matrix;
+mod pgo;
 mod real_program;
 mod refusals;
 mod tampered;

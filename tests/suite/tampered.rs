@@ -1,6 +1,6 @@
 //! Abuse: executables that are not what they say they are, and processes that go away.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::ops::Range;
@@ -13,9 +13,11 @@ use gotrail_tests::attach::{Answer, Attach, Report, run, titles};
 use gotrail_tests::damage::Executable;
 use gotrail_tests::env::Need;
 use gotrail_tests::fixture::{OLDEST_AND_NEWEST, builds, each};
+use gotrail_tests::json::{array, number};
 use gotrail_tests::process::Process;
 use gotrail_tests::scratch::Scratch;
 use gotrail_tests::{bpf, code, needs};
+use serde_json::Value;
 
 /// A way to tamper with an executable, and words of the refusal.
 struct Tampering {
@@ -260,4 +262,55 @@ fn root_ident_1_a_process_that_becomes_another_program_at_attach_is_told_cleanly
         println!("{build}: rounds by exit code of gotrail: {codes:?}");
     });
     bpf::check_no_orphans().unwrap();
+}
+
+/// A wrong table comes to the same as a right one that is used for the wrong release: a stripped program that
+/// claims to be of another is read by that one's offsets.
+#[test]
+fn root_fail_1_the_offsets_of_another_release_give_no_wrong_goid() {
+    needs!(Need::Fixtures, Need::Root);
+    let scratch = Scratch::new("claims").unwrap();
+    let mut refused = 0;
+    for (go, claimed) in [
+        ("1.18.10", "1.23.10"),
+        ("1.20.14", "1.24.11"),
+        ("1.21.13", "1.23.12"),
+        ("1.22.12", "1.23.12"),
+        ("1.23.12", "1.22.12"),
+        ("1.24.11", "1.25.11"),
+        ("1.25.5", "1.23.5"),
+        ("1.26.6", "1.24.6"),
+        ("1.27.3", "1.24.3"),
+        ("1.27.3", "1.18.3"),
+    ] {
+        let build = builds("matrix", &[go], &["stripped"]).unwrap().remove(0);
+        let mut executable = Executable::new(fs::read(&build.path).unwrap()).unwrap();
+        let (from, to) = (format!("go{go}"), format!("go{claimed}"));
+        assert!(executable.replace(from.as_bytes(), to.as_bytes()) > 0, "{build} does not name its version");
+        let file = scratch.program(&format!("{go}-as-{claimed}"), &executable.bytes).unwrap();
+        let mut target = Process::start(&format!("{go} as {claimed}"), &mut Command::new(&file)).unwrap();
+        target.await_output("`ready`", |line| line.starts_with("ready").then_some(())).unwrap();
+        let answer = run(&["dump", &target.pid().to_string(), "--format", "json"]).unwrap();
+        target.tell("").unwrap();
+        let own: Value = target
+            .await_output("its truth", |line| serde_json::from_str(line).ok().filter(Value::is_object))
+            .unwrap();
+        let ids = |of: &Value| -> BTreeSet<u64> {
+            array(of, "/goroutines").unwrap().iter().map(|g| number(g, "/goid").unwrap()).collect()
+        };
+        match answer.code {
+            Some(3) => {
+                refused += 1;
+                assert_eq!(answer.output, "", "{go} as {claimed}");
+                println!("{go} as {claimed}: {}", answer.errors.trim());
+            }
+            Some(0) => {
+                let dump = answer.json().unwrap();
+                assert_eq!(ids(&dump), ids(&own), "{go} as {claimed}: {dump}");
+                println!("{go} as {claimed}: right all the same");
+            }
+            _ => panic!("{go} as {claimed}: {answer:?}"),
+        }
+    }
+    assert!(refused >= 5, "only {refused} were refused");
 }

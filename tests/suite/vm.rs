@@ -13,6 +13,7 @@ use gotrail_tests::needs;
 use gotrail_tests::traceback::parse;
 use serde_json::{Value, json};
 
+use crate::matrix::process;
 use crate::{counts, crash, dump, lifetimes};
 
 /// Declares the tests of a machine, which are skipped together where it was not run.
@@ -55,6 +56,12 @@ macro_rules! machine {
                 each(&Machine::find(NAME).unwrap().checks("gcstw").unwrap(), 1, |check| {
                     attached(check, $links, counts::check);
                 });
+            }
+
+            #[test]
+            fn vm_loss_1_the_matrix_is_seen_as_it_sees_itself() {
+                needs!(Need::Machine(NAME));
+                each(&Machine::find(NAME).unwrap().checks("matrix").unwrap(), 1, matrix);
             }
 
             #[test]
@@ -115,6 +122,13 @@ fn attached(check: &Check, links: &str, compare: fn(&Value, &Report)) {
     let report = check.well().unwrap().report().unwrap();
     assert!(report.answer.errors.contains(links), "{}", report.answer.errors);
     compare(&check.own().unwrap(), &report);
+}
+
+fn matrix(check: &Check) {
+    let report = check.well().unwrap().report().unwrap();
+    let dump = check.answer("dump").unwrap().well().unwrap().json().unwrap();
+    let traceback = parse(&check.answer("dump-text").unwrap().well().unwrap().output).unwrap();
+    process::compare(&dump, &traceback, &check.own().unwrap(), &report);
 }
 
 fn deaths(check: &Check) {

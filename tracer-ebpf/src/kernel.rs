@@ -139,6 +139,7 @@ pub fn register(ctx: &ProbeContext, number: u8) -> u64 {
         11 => regs.r11,
         12 => regs.r12,
         13 => regs.r13,
+        14 => regs.r14,
         15 => regs.r15,
         _ => 0,
     }
@@ -203,6 +204,7 @@ pub fn register(ctx: &ProbeContext, number: u8) -> u64 {
         25 => regs.regs[25],
         26 => regs.regs[26],
         27 => regs.regs[27],
+        28 => regs.regs[28],
         _ => 0,
     }
 }

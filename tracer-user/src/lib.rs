@@ -9,9 +9,14 @@ pub mod binary;
 pub mod detect;
 #[cfg(any(feature = "probe", feature = "otlp"))]
 pub mod export;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod memory;
 pub mod model;
 #[cfg(feature = "probe")]
 pub mod probe;
+#[cfg(any(feature = "probe", feature = "fuzzing"))]
+mod record;
 pub mod target;
 pub mod text;

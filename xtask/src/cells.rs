@@ -14,6 +14,9 @@ use crate::version::Version;
 /// The program that is built in every way.
 pub(crate) const MATRIX: &str = "matrix";
 
+/// What is no program of its own: built in the ways that make such things, with the newest Go.
+const LIBRARY: &str = "library";
+
 /// The versions of Go that it is built with, oldest first: the last of each minor when this was written, and
 /// some before, as layouts and code change within a minor too.
 const VERSIONS: [&str; 12] = [
@@ -56,6 +59,10 @@ pub(crate) enum Mode {
     Pgo,
     /// With the race detector.
     Race,
+    /// A library for programs of other languages.
+    CShared,
+    /// A part of a program, loaded when it runs.
+    Plugin,
 }
 
 impl Mode {
@@ -71,13 +78,20 @@ impl Mode {
             Self::Trimpath => "trimpath",
             Self::Pgo => "pgo",
             Self::Race => "race",
+            Self::CShared => "c-shared",
+            Self::Plugin => "plugin",
         }
+    }
+
+    /// Whether it makes a program.
+    pub(crate) fn makes_program(self) -> bool {
+        !matches!(self, Self::CShared | Self::Plugin)
     }
 
     /// What `go build` is told, but for the profile, which is not known before it is made.
     pub(crate) fn flags(self, program: &str) -> Vec<&'static str> {
-        // The cache outlives this checkout, whose paths are therefore left out; but most programs of this world
-        // have such paths, so the one that stands for them has them too.
+        // The cache outlives this checkout, whose paths are therefore left out; but most programs of this
+        // world have such paths, so the one that stands for them has them too.
         let mut flags =
             if program == MATRIX && self != Self::Trimpath { Vec::new() } else { vec!["-trimpath"] };
         match self {
@@ -90,13 +104,15 @@ impl Mode {
                 flags.extend(["-buildmode=pie", "-ldflags=-linkmode=external -extldflags=-static-pie"]);
             }
             Self::Race => flags.push("-race"),
+            Self::CShared => flags.push("-buildmode=c-shared"),
+            Self::Plugin => flags.push("-buildmode=plugin"),
         }
         flags
     }
 
     /// Whether it needs a C compiler, and so is built for the host alone.
     pub(crate) fn needs_c(self) -> bool {
-        matches!(self, Self::Cgo | Self::Static | Self::StaticPie | Self::Race)
+        matches!(self, Self::Cgo | Self::Static | Self::StaticPie | Self::Race | Self::CShared | Self::Plugin)
     }
 }
 
@@ -182,7 +198,11 @@ impl Wanted {
     /// The cells of one program.
     pub(crate) fn cells(&self, name: &str) -> Vec<Cell> {
         let mut cells = Vec::new();
-        let versions = self.versions(if name == MATRIX { &VERSIONS } else { &go::VERSIONS });
+        let versions = self.versions(match name {
+            MATRIX => &VERSIONS,
+            LIBRARY => &[go::NEWEST],
+            _ => &go::VERSIONS,
+        });
         for go in versions {
             for arch in Architecture::value_variants().iter().map(|arch| arch.name()) {
                 for &mode in Mode::value_variants() {
@@ -200,24 +220,31 @@ impl Wanted {
         let named = (self.modes.is_empty() || self.modes.contains(&cell.mode))
             && (self.architectures.is_empty()
                 || self.architectures.iter().any(|arch| arch.name() == cell.arch));
+        let here = cell.arch == go::architecture();
         named
-            && if cell.name == MATRIX {
-                is_made(cell) && (self.full || !self.is_usual() || is_usual(cell))
-            } else {
-                matches!(cell.mode, Mode::Default | Mode::Stripped) && cell.arch == go::architecture()
+            && match cell.name.as_str() {
+                MATRIX => is_made(cell) && (self.full || !self.is_usual() || is_usual(cell)),
+                LIBRARY => !cell.mode.makes_program() && here,
+                _ => matches!(cell.mode, Mode::Default | Mode::Stripped) && here,
             }
     }
 }
 
-/// Which ways there are for which architecture. For another than the host's there is no C compiler, and nothing
-/// that could be run; what matters there is what is read from the file.
+/// Which ways there are for which architecture. For another than the host's there is no C compiler, and
+/// nothing that could be run; what matters there is what is read from the file.
 fn is_made(cell: &Cell) -> bool {
-    cell.arch == go::architecture() || matches!(cell.mode, Mode::Default | Mode::Stripped | Mode::Pie)
+    cell.mode.makes_program()
+        && (cell.arch == go::architecture()
+            || matches!(cell.mode, Mode::Default | Mode::Stripped | Mode::Pie))
 }
 
 /// What is built unless told otherwise: every minor version in the two ways that change what gotrail reads, and
-/// every other way with the oldest and the newest version.
+/// every other way with the oldest and the newest version; and by a profile with one that makes the compiler inline
+/// the creation of goroutines.
 fn is_usual(cell: &Cell) -> bool {
+    if cell.mode == Mode::Pgo && cell.go == "1.23.1" {
+        return true;
+    }
     let oldest = if cell.mode == Mode::Pgo { "1.20.14" } else { VERSIONS[0] };
     match cell.mode {
         Mode::Default | Mode::Stripped => !SECOND_OF_THEIR_MINOR.contains(&cell.go.as_str()),
@@ -237,7 +264,7 @@ mod tests {
         let minors: BTreeSet<_> =
             cells.iter().map(|cell| cell.go.rsplit_once('.').unwrap().0.to_owned()).collect();
         assert_eq!(minors.len(), 10, "{minors:?}");
-        for mode in Mode::value_variants() {
+        for mode in Mode::value_variants().iter().filter(|mode| mode.makes_program()) {
             let host = cells.iter().filter(|cell| cell.mode == *mode && cell.arch == go::architecture());
             assert!(host.count() >= 2, "{mode:?}");
         }
@@ -254,12 +281,16 @@ mod tests {
         let cells = Wanted::all(true).cells(MATRIX);
         let foreign = cells.iter().filter(|cell| cell.arch != go::architecture()).count();
         assert_eq!(foreign, VERSIONS.len() * 3);
-        assert_eq!(cells.len() - foreign, VERSIONS.len() * Mode::value_variants().len());
+        let ways = Mode::value_variants().iter().filter(|mode| mode.makes_program()).count();
+        assert_eq!(cells.len() - foreign, VERSIONS.len() * ways);
     }
 
     #[test]
     fn other_programs_are_built_for_the_host_in_two_ways() {
         assert_eq!(Wanted::all(true).cells("shop").len(), go::VERSIONS.len() * 2);
+        let library: Vec<String> =
+            Wanted::all(true).cells(LIBRARY).iter().map(|cell| cell.mode.name().to_owned()).collect();
+        assert_eq!(library, ["c-shared", "plugin"]);
         let one = Wanted { modes: vec![Mode::Pgo], ..Wanted::default() };
         assert!(one.cells("shop").is_empty());
     }

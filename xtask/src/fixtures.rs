@@ -1,7 +1,7 @@
 //! `fixtures`: the Go programs that tests and demo look at.
 //!
-//! Every folder below `tests/fixtures` with a go.mod is one program. What was built is kept in the cache under
-//! the hash of everything that decides its bytes, so a clean clone builds nothing twice.
+//! Every folder below `tests/fixtures` with a go.mod is one program. What was built is kept in the cache
+//! under the hash of everything that decides its bytes, so a clean clone builds nothing twice.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -150,8 +150,8 @@ fn make(workspace: &Workspace, cell: &Cell, toolchain: &Toolchain) -> Result<Mad
         return Ok(built.map_or_else(|error| Made::NotByGo(go_words(&error)), Made::At));
     }
     let path = built?;
-    // The race detector of some versions can't map its shadow memory on newer kernels. Each time anew: the cache
-    // may be older than the kernel.
+    // The race detector of some versions can't map its shadow memory on newer kernels. Each time anew: the
+    // cache may be older than the kernel.
     let words = if cell.mode == Mode::Race { dies_at_start(&path)? } else { None };
     Ok(words.map_or(Made::At(path), Made::NotByGo))
 }

@@ -1,7 +1,7 @@
 //! `support`: the table of what is supported, in README.md, as the tests of the matrix found it.
 //!
-//! A cell that the last run did not have stays what the table says of it, so that a run of some cells corrects
-//! those and no others.
+//! A cell that the last run did not have stays what the table says of it, so that a run of some cells
+//! corrects those and no others.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -44,11 +44,11 @@ pub(crate) fn run(_arguments: &Arguments, workspace: &Workspace) -> Result<ExitC
     let (path, text) = readme(workspace)?;
     let (before, table, after) = parts(&text)?;
     let mut all = parse(table);
-    let missing = columns().len() * minors(&found).count();
+    let possible = columns().len() * minors(&found).count();
     all.extend(found.clone());
     fs::write(&path, format!("{before}{BEGIN}\n{}{END}{after}", render(&all)))
         .with_context(|| format!("can't write {}", path.display()))?;
-    println!("{} of {missing} cells come from the last run", found.len());
+    println!("{} of {possible} cells come from the last run", found.len());
     Ok(ExitCode::SUCCESS)
 }
 
@@ -63,20 +63,21 @@ pub(crate) fn fresh(workspace: &Workspace) -> Result<PathBuf> {
 pub(crate) fn differences(workspace: &Workspace) -> Result<Vec<String>> {
     let (_, text) = readme(workspace)?;
     let (_, table, _) = parts(&text)?;
-    let told_there = parse(table);
-    Ok(found(&results(workspace)?)?
-        .into_iter()
-        .filter_map(|(key, found)| {
-            let there = told_there.get(&key).map_or("nothing", String::as_str);
-            (there != found).then(|| {
-                format!(
-                    "{}: README.md says {there:?}, the tests found {found:?}; if that is right, run \
-                     `cargo xtask support`",
-                    told(&key)
-                )
-            })
+    Ok(compare(&parse(table), &found(&results(workspace)?)?))
+}
+
+fn compare(table: &Table, found: &Table) -> Vec<String> {
+    let differing = |(key, found): (&Key, &String)| {
+        let there = table.get(key).map_or("nothing", String::as_str);
+        (there != found).then(|| {
+            format!(
+                "{}: README.md says {there:?}, the tests found {found:?}; if that is right, run \
+                 `cargo xtask support`",
+                told(key)
+            )
         })
-        .collect())
+    };
+    found.iter().filter_map(differing).collect()
 }
 
 fn results(workspace: &Workspace) -> Result<PathBuf> {
@@ -104,7 +105,9 @@ fn parts(text: &str) -> Result<(&str, &str, &str)> {
 
 /// The columns: architecture and mode.
 fn columns() -> Vec<(&'static str, &'static str)> {
-    let modes = |modes: &[Mode]| modes.iter().map(|mode| mode.name()).collect::<Vec<_>>();
+    let modes = |modes: &[Mode]| {
+        modes.iter().filter(|mode| mode.makes_program()).map(|mode| mode.name()).collect::<Vec<_>>()
+    };
     let amd64 = modes(Mode::value_variants()).into_iter().map(|mode| ("amd64", mode));
     let arm64 = modes(&[Mode::Default, Mode::Stripped, Mode::Pie]).into_iter().map(|mode| ("arm64", mode));
     amd64.chain(arm64).collect()
@@ -245,6 +248,18 @@ mod tests {
         let table = found(&path).unwrap();
         assert_eq!(table[&key(23, "amd64", "pie")], "refused: not this / one");
         assert_eq!(table[&key(24, "amd64", "pie")], WORKS);
+    }
+
+    #[test]
+    fn only_cells_that_ran_are_compared() {
+        let works = |minor| (key(minor, "amd64", "pgo"), WORKS.to_owned());
+        let refused = |minor| (key(minor, "amd64", "pgo"), "refused: no".to_owned());
+        let table = Table::from([works(20), works(21), works(22)]);
+        assert!(compare(&table, &Table::from([works(21)])).is_empty());
+        let words = compare(&table, &Table::from([refused(20), works(22), works(23)]));
+        assert_eq!(words.len(), 2, "{words:?}");
+        assert!(words[0].starts_with("Go 1.20 amd64 pgo: README.md says \"✓\""), "{words:?}");
+        assert!(words[1].contains("\"nothing\""), "{words:?}");
     }
 
     #[test]

@@ -39,7 +39,8 @@ pub(crate) struct Arguments {
     /// Every Go version in every way of building, instead of each at least once.
     #[arg(long)]
     full: bool,
-    /// Also run what is tried in emulated machines, with other kernels and on arm64.
+    /// Run what is tried in emulated machines with other kernels too, not on arm64 alone; and fail where a machine
+    /// can't be made.
     #[arg(long)]
     vm: bool,
 }
@@ -117,7 +118,11 @@ impl Session<'_> {
             self.fail(&anyhow::anyhow!("{reason}"));
         }
 
-        let machines = if arguments.vm { Some(self.machines(ready, &[])?) } else { None };
+        let machines = match (arguments.vm, &arguments.name_filter) {
+            (true, _) => Some(self.machines(ready, &[])?),
+            (false, None) => self.foreign_machine(ready)?,
+            (false, Some(_)) => None,
+        };
 
         heading("test the whole");
         let mut cargo = self.suite()?;
@@ -126,6 +131,7 @@ impl Session<'_> {
             .env("GOTRAIL_BIN", gotrail)
             .env("GOTRAIL_FIXTURES", self.list("fixtures.json", &fixtures.json())?)
             .env("GOTRAIL_ORACLE", oracle)
+            .env("GOTRAIL_GO", ready.go.goroot().join("bin/go"))
             .env("GOTRAIL_MATRIX", support::fresh(workspace)?)
             .env("GOTRAIL_BACKENDS", self.list("backends.json", &backends::json(&backends))?);
         if let Some(machines) = machines {
@@ -167,6 +173,20 @@ impl Session<'_> {
             self.fail(&anyhow::anyhow!("{reason}"));
         }
         self.list("machines.json", &outcome.json())
+    }
+
+    /// The machine of the architecture that the host is not; where it can't be made here, its tests are skipped by
+    /// name.
+    fn foreign_machine(&mut self, ready: &Ready) -> Result<Option<PathBuf>> {
+        heading("machines");
+        let outcome = vm::run_all(self.workspace, ready, &[vm::FOREIGN.to_owned()]);
+        for reason in &outcome.failed {
+            println!("no machine: {reason}");
+        }
+        if outcome.ran.is_empty() {
+            return Ok(None);
+        }
+        self.list("machines.json", &outcome.json()).map(Some)
     }
 
     /// Writes a list for the tests and returns where.

@@ -76,6 +76,9 @@ pub(crate) const MACHINES: [Machine; 3] = [
     Machine { name: "arm64-6.12", architecture: Architecture::Arm64, series: "6.12" },
 ];
 
+/// The one that shows gotrail on another architecture than most hosts'.
+pub(crate) const FOREIGN: &str = "arm64-6.12";
+
 /// Runs the verb.
 pub(crate) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCode> {
     if let Some(unknown) = arguments.machines.iter().find(|n| !MACHINES.iter().any(|m| m.name == *n)) {

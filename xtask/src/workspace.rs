@@ -100,7 +100,7 @@ fn cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf> 
         (None, None, Some(home)) => home.join(".cache/gotrail"),
         (None, None, None) => bail!(
             "can't tell where to keep tools and fixtures: none of GOTRAIL_CACHE, XDG_CACHE_HOME and HOME \
-             is set; set GOTRAIL_CACHE to a folder that may grow by about 1 GB"
+             is set; set GOTRAIL_CACHE to a folder that may grow by about 3 GB"
         ),
     };
     if Path::is_absolute(&folder) {

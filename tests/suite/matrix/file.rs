@@ -50,7 +50,19 @@ pub(super) fn check(build: &Build) -> Verdict {
     let functions = twin.functions().unwrap();
     names(&binary, &functions);
     sites(build, &answer, &own, &functions);
+    if build.mode == "pgo" {
+        inlined(&functions, &Oracle::ask(&unstripped(build).path, &[]).unwrap().functions().unwrap());
+    }
     Verdict::Works
+}
+
+/// A build by profile is worth its name only where the scheduler was inlined into itself.
+fn inlined(optimised: &BTreeMap<&str, Range>, plain: &BTreeMap<&str, Range>) {
+    let size = |of: &BTreeMap<&str, Range>, name| of.get(name).map_or(0, |range| range.size);
+    for name in ["runtime.park_m", "runtime.goexit0", "runtime.ready"] {
+        let (optimised, plain) = (size(optimised, name), size(plain, name));
+        assert!(optimised > plain * 3 / 2, "{name} has {optimised} bytes, {plain} without the profile");
+    }
 }
 
 /// The same build with its symbols.
@@ -103,8 +115,8 @@ fn globals(binary: &GoBinary, own: &Oracle, twin: &Oracle) {
     }
 }
 
-/// The functions of a name, in the symbol table. Where Go code and assembly call each other there are two: one of
-/// them, which one depends on who is called, is a wrapper around the other.
+/// The functions of a name, in the symbol table. Where Go code and assembly call each other there are two:
+/// one of them, which one depends on who is called, is a wrapper around the other.
 fn function<'a>(functions: &'a BTreeMap<&str, Range>, name: &str) -> impl Iterator<Item = Range> + 'a {
     [functions.get(name), functions.get(format!("{name}.abi0").as_str())].into_iter().flatten().copied()
 }

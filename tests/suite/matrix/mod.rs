@@ -1,14 +1,16 @@
-//! Every Go version and every way of building: what gotrail reads from the file is held against an oracle that
-//! shares no code with it, and what it sees of the process against the process's own truth.
+//! Every Go version and every way of building: what gotrail reads from the file is held against an oracle
+//! that shares no code with it, and what it sees of the process against the process's own truth.
 //!
-//! A refusal in words is no failure here: it is noted, and `cargo xtask test` compares what was noted with the
-//! table of what is supported in README.md.
+//! A refusal in words is no failure here: it is noted, and `cargo xtask test` compares what was noted with
+//! the table of what is supported in README.md.
 
 mod file;
-mod process;
+pub(crate) mod process;
 
 use gotrail_tests::attach::{Answer, run};
+use gotrail_tests::env::Need;
 use gotrail_tests::fixture::{ARCHITECTURE, Build, Cell, cells, each};
+use gotrail_tests::needs;
 use gotrail_tests::support::{Verdict, Verdicts};
 use serde_json::Value;
 
@@ -16,6 +18,7 @@ use serde_json::Value;
 const REFUSED: i32 = 3;
 
 /// Runs a check on each cell that was built, and notes what came of all of them.
+#[expect(clippy::print_stdout, reason = "who reads the result must see what was refused")]
 fn check_all(
     name: &'static str,
     at_once: usize,
@@ -42,10 +45,14 @@ fn check_all(
     });
 }
 
-/// What `inspect` says of a build, or why it refuses it.
+/// What `inspect` says of a build, or why it refuses it, as a whole or in what it needs of the runtime.
 fn inspect(build: &Build) -> Result<Value, String> {
     let answer = run(&["inspect", build.path.to_str().unwrap(), "--format", "json"]).unwrap();
-    refusal(&answer).map_or_else(|| Ok(answer.well().unwrap().json().unwrap()), Err)
+    if let Some(words) = refusal(&answer) {
+        return Err(words);
+    }
+    let answer = answer.well().unwrap().json().unwrap();
+    answer["refused"].as_str().map(str::to_owned).map_or(Ok(answer.clone()), Err)
 }
 
 /// The words of a refusal.
@@ -56,14 +63,12 @@ fn refusal(answer: &Answer) -> Option<String> {
 
 #[test]
 fn fail_1_every_build_is_read_as_the_oracle_reads_it() {
-    use gotrail_tests::env::Need;
-    gotrail_tests::needs!(Need::Fixtures, Need::Oracle);
+    needs!(Need::Fixtures, Need::Oracle);
     check_all("file", 2, |_| true, file::check);
 }
 
 #[test]
 fn root_loss_1_every_build_is_seen_as_it_sees_itself() {
-    use gotrail_tests::env::Need;
-    gotrail_tests::needs!(Need::Fixtures, Need::Root);
+    needs!(Need::Fixtures, Need::Root);
     check_all("process", 2, |build| build.arch == ARCHITECTURE, process::check);
 }

@@ -78,6 +78,9 @@ const TARGETS: [(&str, Hazard); 10] = [
     ("runtime/debug.setMaxThreads", Hazard::SetMaxThreads),
 ];
 
+/// Calls that are looked at; a program has a few.
+const MAX_CALLS: usize = 1024;
+
 /// Finds all direct calls, in address order.
 pub(super) fn scan(image: &Image, symbols: &Symbols) -> Vec<CallSite> {
     let targets: Vec<(u64, Hazard)> = symbols
@@ -91,6 +94,7 @@ pub(super) fn scan(image: &Image, symbols: &Symbols) -> Vec<CallSite> {
         return Vec::new();
     }
     let mut sites = Vec::new();
+    let mut left = MAX_CALLS;
     for function in symbols.functions() {
         let Some(code) = Code::of(image, *function) else { continue };
         // Only functions whose bytes hold something that looks like such a call are decoded.
@@ -101,7 +105,10 @@ pub(super) fn scan(image: &Image, symbols: &Symbols) -> Vec<CallSite> {
             let hazard = targets.iter().find(|(address, _)| *address == call.target);
             // A jump within the function itself is none.
             let inside = (function.entry..function.end).contains(&call.target);
-            if let (Some((_, hazard)), false) = (hazard, inside) {
+            if let (Some((_, hazard)), false) = (hazard, inside)
+                && left > 0
+            {
+                left -= 1;
                 sites.extend(site(image, symbols, call, *hazard));
             }
         }

@@ -1,12 +1,13 @@
 //! The bytes of an ELF file by virtual address.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use object::elf::{
-    EM_AARCH64, EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, NT_GNU_BUILD_ID, PF_W, PF_X, PT_INTERP, PT_LOAD,
-    PT_NOTE,
+    EM_AARCH64, EM_X86_64, ET_DYN, ET_EXEC, FileHeader64, NT_GNU_BUILD_ID, NoteType, PF_W, PF_X, PT_INTERP,
+    PT_LOAD, PT_NOTE, ProgramHeader64, SectionHeader64,
 };
-use object::read::elf::{FileHeader as _, ProgramHeader as _, Sym as _};
+use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _, Sym as _};
 use object::{Endianness, LittleEndian};
 
 use super::error::BinaryError;
@@ -27,6 +28,15 @@ impl Architecture {
         match self {
             Self::Amd64 => "amd64",
             Self::Arm64 => "arm64",
+        }
+    }
+
+    /// The number, in the instruction set, of the register that holds the g of the current stack
+    /// (cmd/compile/abi-internal.md).
+    pub(super) const fn g_register(self) -> u8 {
+        match self {
+            Self::Amd64 => 14,
+            Self::Arm64 => 28,
         }
     }
 }
@@ -56,12 +66,24 @@ pub struct Image {
     architecture: Architecture,
     position_independent: bool,
     gnu_build_id: Option<String>,
+    go_build_id: Option<String>,
     has_symbols: bool,
     interpreted: bool,
 }
 
 /// Most program headers that are looked at; real programs have about ten.
 const MAX_SEGMENTS: usize = 256;
+/// Longest build ID that is believed; the linker's has 20 bytes, Go's own 83.
+const MAX_BUILD_ID: usize = 256;
+/// Most bytes of notes that are looked at; real ones have some hundred.
+const MAX_NOTES: u64 = 1 << 20;
+/// Most sections whose names are looked at; Go programs have some forty.
+const MAX_SECTIONS: usize = 512;
+/// How often the segments may hold each byte of the file: those next to each other share a page with some linkers.
+/// With this whatever goes through all segments goes through the file at most so often.
+const MAX_OVERLAP: u64 = 2;
+
+type Note<'data> = object::read::elf::Note<'data, FileHeader64<LittleEndian>>;
 
 impl Image {
     /// Reads the headers.
@@ -83,7 +105,7 @@ impl Image {
             other => return Err(BinaryError::Architecture(format!("ELF machine {}", other.0))),
         };
         let headers = header.program_headers(endian, &*bytes).map_err(not_elf)?;
-        let segments = headers
+        let segments: Vec<Segment> = headers
             .iter()
             .take(MAX_SEGMENTS)
             .filter(|h| h.p_type(endian) == PT_LOAD)
@@ -96,16 +118,36 @@ impl Image {
                 executable: h.p_flags(endian).0 & PF_X.0 != 0,
             })
             .collect();
+        check(&segments, bytes.len() as u64).map_err(|why| BinaryError::NotElf(why.to_owned()))?;
         let sections = header.sections(endian, &*bytes).ok();
         let has_symbols = sections.as_ref().is_some_and(|sections| {
             sections.symbols(endian, &*bytes, object::elf::SHT_SYMTAB).is_ok_and(|table| !table.is_empty())
         });
-        // By program header: a file may have lost its section headers.
-        let gnu_build_id = headers
-            .iter()
-            .take(MAX_SEGMENTS)
-            .filter(|h| h.p_type(endian) == PT_NOTE)
-            .find_map(|h| build_id(h.notes(endian, &*bytes).ok()??, endian));
+        // A file may have lost its section headers; and Go's linker lets the program header cover its own note only,
+        // behind which the GNU one lies.
+        let holds_notes = |h: &&ProgramHeader64<LittleEndian>| {
+            h.p_type(endian) == PT_NOTE && h.p_filesz(endian) <= MAX_NOTES
+        };
+        let covered = || headers.iter().take(MAX_SEGMENTS).filter(holds_notes);
+        let by_section = section_named(header, &bytes, ".note.gnu.build-id").and_then(|section| {
+            (section.sh_size(endian) <= MAX_NOTES).then_some(())?;
+            gnu_build_id(section.notes(endian, &*bytes).ok()??, endian)
+        });
+        let gnu_build_id = by_section.or_else(|| {
+            covered().find_map(|h| {
+                let notes = h.notes(endian, &*bytes).ok().flatten();
+                notes.and_then(|notes| gnu_build_id(notes, endian)).or_else(|| {
+                    let end = h.p_offset(endian).checked_add(h.p_filesz(endian))?;
+                    note_at(bytes.get(usize::try_from(end).ok()?..)?)
+                })
+            })
+        });
+        let go_build_id = covered().find_map(|h| {
+            // cmd/internal/buildid/note.go, `elfGoBuildIDTag`.
+            let is_ours = |note: &Note<'_>| note.name() == b"Go" && note.n_type(endian) == NoteType(4);
+            let id = note(h.notes(endian, &*bytes).ok()??, is_ours)?;
+            String::from_utf8(id.to_vec()).ok()
+        });
         let interpreted = headers.iter().take(MAX_SEGMENTS).any(|h| h.p_type(endian) == PT_INTERP);
         let e_type = header.e_type(endian);
         if e_type != ET_EXEC && e_type != ET_DYN {
@@ -117,6 +159,7 @@ impl Image {
             architecture,
             position_independent,
             gnu_build_id,
+            go_build_id,
             has_symbols,
             interpreted,
             bytes,
@@ -169,6 +212,33 @@ impl Image {
     #[must_use]
     pub fn gnu_build_id(&self) -> Option<&str> {
         self.gnu_build_id.as_deref()
+    }
+
+    /// Go's own build ID.
+    #[must_use]
+    pub fn go_build_id(&self) -> Option<&str> {
+        self.go_build_id.as_deref()
+    }
+
+    /// Where a section is in the file. With RELRO, Go's linker puts `.data.rel.ro` before the names of its own.
+    pub(super) fn section_range(&self, name: &str) -> Option<Range<usize>> {
+        let header = FileHeader64::<LittleEndian>::parse(&*self.bytes).ok()?;
+        let section = section_named(header, &self.bytes, name)?;
+        let (offset, size) = section.file_range(LittleEndian)?;
+        let start = usize::try_from(offset).ok()?;
+        let end = start.checked_add(usize::try_from(size).ok()?)?.min(self.bytes.len());
+        (start < end).then_some(start..end)
+    }
+
+    /// The bytes of a section, as far as the file has them.
+    pub(super) fn section(&self, name: &str) -> Option<&[u8]> {
+        self.bytes.get(self.section_range(name)?)
+    }
+
+    /// The virtual address of a place of the file.
+    pub(super) fn address(&self, offset: u64) -> Option<u64> {
+        let segment = self.segments.iter().find(|s| offset >= s.offset && offset - s.offset < s.file_size)?;
+        Some(segment.address + (offset - segment.offset))
     }
 
     /// The loadable segments.
@@ -248,11 +318,16 @@ impl Image {
         let Ok(endian) = header.endian() else { return found };
         let Ok(sections) = header.sections(endian, &*self.bytes) else { return found };
         let Ok(table) = sections.symbols(endian, &*self.bytes, object::elf::SHT_SYMTAB) else { return found };
+        let Ok(strings) = sections.section(table.string_section()) else { return found };
+        let Ok(strings) = strings.data(endian, &*self.bytes) else { return found };
         for symbol in table.iter() {
-            let Ok(name) = symbol.name(endian, table.strings()) else { continue };
-            if let Some(at) = names.iter().position(|wanted| wanted.as_bytes() == name)
-                && let Some(slot) = found.get_mut(at)
-            {
+            let start = usize::try_from(symbol.st_name(endian)).unwrap_or(usize::MAX);
+            let Some(rest) = strings.get(start..) else { continue };
+            // Compared in place: to look for the end of each name would take as long as the file says.
+            let is = |wanted: &&str| {
+                rest.strip_prefix(wanted.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
+            };
+            if let Some(slot) = names.iter().position(is).and_then(|at| found.get_mut(at)) {
                 *slot = Some(symbol.st_value(endian));
             }
         }
@@ -260,16 +335,60 @@ impl Image {
     }
 }
 
-fn build_id(
-    mut notes: object::read::elf::NoteIterator<'_, FileHeader64<LittleEndian>>,
-    endian: LittleEndian,
-) -> Option<String> {
+/// The build ID in a note at the begin of some bytes (elf(5), `Elf64_Nhdr`).
+fn note_at(bytes: &[u8]) -> Option<String> {
+    const HEADER: usize = 16;
+    const LONGEST: u32 = 64;
+    let word = |at: usize| Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+    let (name, size, kind) = (word(0)?, word(4)?, word(8)?);
+    let is_build_id =
+        name == 4 && kind == NT_GNU_BUILD_ID.0 && size <= LONGEST && bytes.get(12..16)? == b"GNU\0";
+    let id = bytes.get(HEADER..HEADER.checked_add(usize::try_from(size).ok()?)?)?;
+    is_build_id.then(|| id.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// The header of a section, by its name or by that behind `.data.rel.ro`.
+fn section_named<'data>(
+    header: &FileHeader64<LittleEndian>,
+    bytes: &'data [u8],
+    name: &str,
+) -> Option<&'data SectionHeader64<LittleEndian>> {
+    let sections = header.section_headers(LittleEndian, bytes).ok()?;
+    let names = sections.get(usize::try_from(header.shstrndx(LittleEndian, bytes).ok()?).ok()?)?;
+    let names = names.data(LittleEndian, bytes).ok()?;
+    sections.iter().take(MAX_SECTIONS).find(|section| {
+        // Compared in place: to look for the end of each name would take as long as the file says.
+        let start = usize::try_from(section.sh_name(LittleEndian)).ok();
+        let rest = start.and_then(|start| names.get(start..)).unwrap_or_default();
+        let rest = rest.strip_prefix(b".data.rel.ro").unwrap_or(rest);
+        rest.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
+    })
+}
+
+type Notes<'data> = object::read::elf::NoteIterator<'data, FileHeader64<LittleEndian>>;
+
+/// What the first note of a kind says, if that can be believed.
+fn note<'data>(mut notes: Notes<'data>, is: impl Fn(&Note<'data>) -> bool) -> Option<&'data [u8]> {
     // Real programs have a handful.
-    for _ in 0..64 {
-        let note = notes.next().ok()??;
-        if note.name() == b"GNU" && note.n_type(endian) == NT_GNU_BUILD_ID {
-            return Some(note.desc().iter().map(|b| format!("{b:02x}")).collect());
+    let first = (0..64).map_while(|_| notes.next().ok()?).find(is)?;
+    (first.desc().len() <= MAX_BUILD_ID).then(|| first.desc())
+}
+
+fn gnu_build_id(notes: Notes<'_>, endian: LittleEndian) -> Option<String> {
+    let id = note(notes, |note| note.name() == b"GNU" && note.n_type(endian) == NT_GNU_BUILD_ID)?;
+    Some(id.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// Nothing that is computed from a segment overflows, and they do not hold the file over and over.
+fn check(segments: &[Segment], len: u64) -> Result<(), &'static str> {
+    let mut held = 0_u64;
+    for segment in segments {
+        let sane = segment.address.checked_add(segment.memory_size.max(segment.file_size)).is_some()
+            && segment.offset.checked_add(segment.file_size).is_some();
+        if !sane {
+            return Err("a segment reaches beyond the address space");
         }
+        held = held.saturating_add(segment.file_size.min(len.saturating_sub(segment.offset)));
     }
-    None
+    if held > len.saturating_mul(MAX_OVERLAP) { Err("its segments overlap") } else { Ok(()) }
 }

@@ -4,32 +4,44 @@
 use std::collections::HashMap;
 
 use super::image::Image;
-use super::symbols::{Function, Symbols};
+use super::symbols::{Function, Steps, Symbols};
+
+/// Steps through all inline trees of the runtime together; a real one takes some hundred thousand.
+const MAX_STEPS: u64 = 1 << 23;
+/// Places of inlining that are remembered; a real runtime has some ten thousand.
+const MAX_PLACES: usize = 1 << 18;
 
 /// Inlined function to the functions that it was inlined into.
 #[derive(Debug, Default)]
-pub(super) struct Inlining<'a>(HashMap<&'a str, Vec<(Function, &'a str)>>);
+pub(super) struct Inlining<'a> {
+    hosts: HashMap<&'a str, Vec<(Function, &'a str)>>,
+    /// Not all was looked at: it is no program of a real compiler.
+    pub(super) incomplete: bool,
+}
 
 impl<'a> Inlining<'a> {
     /// Where a function was inlined.
     pub(super) fn hosts_of(&self, name: &str) -> Vec<(Function, &'a str)> {
-        self.0.get(name).cloned().unwrap_or_default()
+        self.hosts.get(name).cloned().unwrap_or_default()
     }
 }
 
 /// Looks through the runtime's functions and those of runtime/debug's callers.
 pub(super) fn inlining<'a>(image: &'a Image, symbols: &Symbols) -> Inlining<'a> {
     let mut found = Inlining::default();
+    let (steps, mut places) = (Steps::new(MAX_STEPS), 0);
     symbols.for_each_name(image, |function, name, _| {
         if !name.starts_with("runtime.") {
             return;
         }
-        for callee in symbols.inlined_into(image, function) {
+        for callee in symbols.inlined_into_within(image, function, &steps) {
             // A function that calls itself can't be seen twice.
-            if callee != name && callee.starts_with("runtime.") {
-                found.0.entry(callee).or_default().push((function, name));
+            if callee != name && callee.starts_with("runtime.") && places < MAX_PLACES {
+                places += 1;
+                found.hosts.entry(callee).or_default().push((function, name));
             }
         }
     });
+    found.incomplete = steps.is_over() || places == MAX_PLACES;
     found
 }

@@ -9,6 +9,7 @@ mod image;
 mod inlining;
 mod itabs;
 pub mod layout;
+mod locate;
 mod read;
 mod sites;
 mod symbols;
@@ -18,6 +19,8 @@ pub mod version;
 
 pub use calls::{Argument, CallSite, Hazard};
 pub use code::Cost;
+#[cfg(feature = "fuzzing")]
+pub(crate) use code::code_holds;
 pub use error::BinaryError;
 pub use globals::Globals;
 pub use image::{Architecture, Image};
@@ -25,6 +28,7 @@ pub use itabs::Itab;
 pub use layout::{Layout, LayoutError, LayoutSource};
 pub use read::{Build, GoBinary, Program};
 pub use sites::{Plan, Site, Substitute, Unavailable};
+pub(crate) use symbols::Steps;
 pub use symbols::{Frame, Function, Symbols};
 pub use toolchain::{ToolchainHazard, toolchain_hazards};
 pub use types::TypeName;

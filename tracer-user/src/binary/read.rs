@@ -8,8 +8,9 @@ use super::code::Code;
 use super::error::BinaryError;
 use super::globals::Globals;
 use super::image::{Architecture, Image};
-use super::itabs::{Itab, itabs};
+use super::itabs::{Itab, ItabSource, itabs};
 use super::layout::{self, Layout, LayoutError, LayoutSource};
+use super::locate;
 use super::sites::{self, Plan};
 use super::symbols::{Frame, Function, Symbols};
 use super::types::{TypeName, type_name};
@@ -53,6 +54,7 @@ pub struct Program {
     symbols: Symbols,
     text: (u64, u64),
     types: u64,
+    itabs: Option<ItabSource>,
 }
 
 impl Program {
@@ -65,15 +67,7 @@ impl Program {
         if image.is_upx() {
             return Err(BinaryError::Packed { packer: "UPX" });
         }
-        if !has_build_info(&image) {
-            return Err(BinaryError::NotGo("it has no build information"));
-        }
-        let go = gobin::GoBinary::try_parse(image.bytes())
-            .map_err(|_| BinaryError::NotGo("neither of them is there"))?;
-        let build = build(
-            go.build_info().ok_or(BinaryError::NotGo("it has no build information"))?,
-            go.build_id().map(str::to_owned),
-        )?;
+        let build = read_build(&image)?;
         let version = &build.version;
         if version.minor < FIRST_MINOR {
             return Err(BinaryError::TooOld { version: version.to_string(), first: FIRST_MINOR });
@@ -82,15 +76,14 @@ impl Program {
             return Err(BinaryError::Plugin { version: version.to_string() });
         }
         let no_table = || BinaryError::NoFunctionTable { version: version.to_string() };
-        let table = go.pclntab().ok_or_else(no_table)?;
-        let module = go.moduledata().ok_or_else(no_table)?;
-        let symbols = Symbols::new(&table, module.text, module.etext, module.gofunc, version.minor);
+        let (table, module) = locate::tables(&image, version.minor).ok_or_else(no_table)?;
+        let symbols = Symbols::new(&image, table, &module, version.minor).ok_or_else(no_table)?;
         let (text, types) = ((module.text, module.etext), module.types);
-        drop(go);
         if symbols.functions().is_empty() {
             return Err(no_table());
         }
-        Ok(Self { image, build, symbols, text, types })
+        let itabs = ItabSource::of(&module);
+        Ok(Self { image, build, symbols, text, types, itabs })
     }
 
     /// What is recorded about the build.
@@ -114,7 +107,7 @@ impl Program {
     /// Method tables: which types are used as which interfaces.
     #[must_use]
     pub fn itabs(&self) -> Vec<Itab> {
-        itabs(&self.image, self.types)
+        itabs(&self.image, self.itabs, self.types)
     }
 
     /// Finds who tunes the runtime by hand.
@@ -176,13 +169,7 @@ impl GoBinary {
     /// # Errors
     /// [`BinaryError`] if it is not a Go program.
     pub fn read_build(bytes: &[u8]) -> Result<Build, BinaryError> {
-        let no_info = BinaryError::NotGo("it has no build information");
-        if !has_build_info(&Image::parse(bytes.into())?) {
-            return Err(no_info);
-        }
-        let context = gobin::formats::BinaryContext::new(bytes);
-        let info = gobin::structures::buildinfo::extract(&context).ok_or(no_info)?;
-        build(&info, gobin::structures::buildid::extract(&context).map(|id| id.id.to_owned()))
+        read_build(&Image::parse(bytes.into())?)
     }
 
     /// Understands an executable.
@@ -307,17 +294,10 @@ impl GoBinary {
     }
 }
 
-/// Whether the Go linker's build information is there: its magic at 16-byte alignment in writable data
-/// (cmd/link/internal/ld/data.go, `buildinfo`). Programs that merely know the magic, such as this one, have
-/// it among their constants.
-fn has_build_info(image: &Image) -> bool {
-    const MAGIC: &[u8] = b"\xff Go buildinf:";
-    image.segments().iter().filter(|s| s.writable).any(|segment| {
-        let bytes = image.read_to_segment_end(segment.address).unwrap_or_default();
-        // Alignment is that of the address.
-        let skip = usize::try_from(segment.address.wrapping_neg() % 16).unwrap_or(0);
-        bytes.get(skip..).unwrap_or_default().chunks(16).any(|chunk| chunk.starts_with(MAGIC))
-    })
+fn read_build(image: &Image) -> Result<Build, BinaryError> {
+    let go_build_id = image.go_build_id().map(str::to_owned);
+    locate::with_build_info(image, |info| build(info, go_build_id))
+        .ok_or(BinaryError::NotGo("it has no build information"))?
 }
 
 fn build(info: &gobin::metadata::BuildInfo<'_>, go_build_id: Option<String>) -> Result<Build, BinaryError> {

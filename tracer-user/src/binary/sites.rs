@@ -102,6 +102,9 @@ const ENTRIES: [(Probe, &str, u16, bool); 16] = [
     (Probe::Recovery, "runtime.recovery", 18, true),
 ];
 
+/// Places, and reasons for none, that one plan has at most; a real one has some fifty.
+const MAX_SITES: usize = 1024;
+
 /// Plans the sites of `tiers` (`TIER_` bits).
 #[must_use]
 pub(super) fn plan(
@@ -113,6 +116,13 @@ pub(super) fn plan(
 ) -> Plan {
     let mut planner =
         Planner { image, symbols, layout, inlining: inlining(image, symbols), plan: Plan::default() };
+    if planner.inlining.incomplete {
+        for probe in Probe::ALL.into_iter().filter(|probe| probe.tier() & tiers != 0) {
+            let why = "the trees of inlined calls are larger than those of any program".to_owned();
+            planner.unavailable(probe, why, true);
+        }
+        return planner.plan;
+    }
     if tiers & TIER_T1 != 0 {
         planner.rare(version);
     }
@@ -146,7 +156,7 @@ impl<'a> Planner<'a> {
                     self.note_inlined(probe, name);
                 }
                 None if version.minor < since => {
-                    self.unavailable(probe, format!("{name} came with Go 1.{since}"), false)
+                    self.unavailable(probe, format!("{name} came with Go 1.{since}"), false);
                 }
                 None => self.unavailable(probe, format!("{name} is not in the binary"), always),
             }
@@ -199,36 +209,44 @@ impl<'a> Planner<'a> {
     }
 
     /// Exit: `gdestroy` from Go 1.22, which ends coroutines too, else `goexit0`; both get the `*g` in the first
-    /// argument register. Where gdestroy was inlined into goexit0, both are observed: mcall calls goexit0
-    /// through a function value, so that it can't be inlined itself.
+    /// argument register. Where gdestroy was inlined into one of its two callers, that is observed: goexit0, which
+    /// mcall calls through a function value, so that it can't be inlined itself; for coroutines not `coroswitch_m`,
+    /// which runs at each switch, but coroexit, which each of them calls once as its last act.
     fn exit(&mut self, version: &GoVersion) {
         const GDESTROY: &str = "runtime.gdestroy";
         const GOEXIT0: &str = "runtime.goexit0";
-        match self.symbols.find(self.image, [GDESTROY, GOEXIT0]) {
-            [Some(gdestroy), goexit0] => {
-                self.entry(Probe::GoExit, GDESTROY, gdestroy);
-                for (_, into) in self.inlining.hosts_of(GDESTROY) {
-                    match goexit0 {
-                        Some(goexit0) if into == GOEXIT0 => {
-                            self.entry(Probe::GoExit, GOEXIT0, goexit0);
-                            self.substitute(Probe::GoExit, GDESTROY, into, "the entry of runtime.goexit0");
-                        }
-                        _ => self.lost_to_inlining(Probe::GoExit, GDESTROY, into),
-                    }
-                }
-            }
-            [None, Some(goexit0)] => {
-                self.entry(Probe::GoExit, GOEXIT0, goexit0);
-                if version.minor >= 22 {
-                    let instead = "runtime.goexit0; ends of coroutines (iter.Pull) are not seen";
-                    self.substitute(Probe::GoExit, GDESTROY, "all its callers", instead);
-                }
-            }
-            [None, None] => self.unavailable(
+        const COROEXIT: &str = "runtime.coroexit";
+        let [gdestroy, goexit0, coroexit] = self.symbols.find(self.image, [GDESTROY, GOEXIT0, COROEXIT]);
+        let hosts = self.inlining.hosts_of(GDESTROY);
+        match (gdestroy, goexit0) {
+            (Some(gdestroy), _) => self.entry(Probe::GoExit, GDESTROY, gdestroy),
+            // Before Go 1.22 there is none.
+            (None, Some(goexit0)) if hosts.is_empty() => self.entry(Probe::GoExit, GOEXIT0, goexit0),
+            (None, Some(_)) => {}
+            (None, None) => self.unavailable(
                 Probe::GoExit,
                 format!("neither {GDESTROY} nor {GOEXIT0} is in this {version} binary"),
                 true,
             ),
+        }
+        for (_, host) in hosts {
+            match (host, goexit0, coroexit) {
+                (GOEXIT0, Some(goexit0), _) => {
+                    self.entry(Probe::GoExit, GOEXIT0, goexit0);
+                    self.substitute(Probe::GoExit, GDESTROY, host, "the entry of runtime.goexit0");
+                }
+                ("runtime.coroswitch_m", _, Some(coroexit))
+                    if self.inlining.hosts_of(COROEXIT).is_empty() =>
+                {
+                    let spot = Code::of(self.image, coroexit)
+                        .ok_or_else(|| "its code is not in the file".to_owned())
+                        .and_then(Code::entry)
+                        .map(|spot| Spot { register: self.image.architecture().g_register(), ..spot });
+                    self.add(Probe::GoExit, COROEXIT, coroexit, spot);
+                    self.substitute(Probe::GoExit, GDESTROY, host, "the entry of runtime.coroexit");
+                }
+                _ => self.lost_to_inlining(Probe::GoExit, GDESTROY, host),
+            }
         }
     }
 
@@ -309,6 +327,9 @@ impl<'a> Planner<'a> {
 
     fn add(&mut self, probe: Probe, name: &str, function: Function, spot: Result<Spot, String>) {
         match spot.and_then(|spot| self.site(probe, name, function, spot)) {
+            Ok(_) if self.plan.sites.len() == MAX_SITES => {
+                self.unavailable(probe, format!("there are more than {MAX_SITES} places"), true);
+            }
             Ok(site) => self.plan.sites.push(site),
             Err(why) => self.unavailable(probe, format!("{name}: {why}"), true),
         }
@@ -330,10 +351,15 @@ impl<'a> Planner<'a> {
     }
 
     fn unavailable(&mut self, probe: Probe, why: String, lost: bool) {
-        self.plan.unavailable.push(Unavailable { probe, why, lost });
+        if self.plan.unavailable.len() < MAX_SITES {
+            self.plan.unavailable.push(Unavailable { probe, why, lost });
+        }
     }
 
     fn substitute(&mut self, probe: Probe, function: &str, into: &str, instead: &str) {
+        if self.plan.substitutes.len() == MAX_SITES {
+            return;
+        }
         self.plan.substitutes.push(Substitute {
             probe,
             function: function.to_owned(),

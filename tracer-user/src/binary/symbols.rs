@@ -1,6 +1,9 @@
 //! Functions by address and by name, lines and inlined calls: Go's own function table, which stripping
 //! leaves in place.
 
+use std::cell::Cell;
+
+use gobin::structures::moduledata::Moduledata;
 use gobin::structures::pclntab::{FuncData, ParsedPclntab, PclntabMeta};
 
 use super::image::Image;
@@ -45,6 +48,38 @@ impl Shape {
 /// Deepest chain of inlined calls that is followed; a longer one is a damaged table.
 const MAX_INLINE_DEPTH: usize = 64;
 
+/// A longer name of a function or a file is none: the end of one would be looked for in all of the file. Generic
+/// functions have names of some thousand bytes.
+const MAX_NAME: usize = 16 << 10;
+/// How often the names of all functions together may be as long as the file, which holds each once.
+const MAX_NAMES: usize = 4;
+/// Steps through pc-value tables that one look-up takes at most; a function of a megabyte has a hundred thousand.
+const MAX_LOOK_UP: u64 = 1 << 20;
+
+/// Steps through the tables that are left: one for each entry of a pc-value table and each byte of a name. Tables
+/// may be shared, so that a small file can name far more than it holds.
+#[derive(Debug)]
+pub(crate) struct Steps(Cell<u64>);
+
+impl Steps {
+    /// So many.
+    pub(crate) const fn new(most: u64) -> Self {
+        Self(Cell::new(most))
+    }
+
+    /// Takes some; false where there are not so many left, and never any more after that.
+    fn take(&self, count: u64) -> bool {
+        let left = self.0.get().checked_sub(count);
+        self.0.set(left.unwrap_or(0));
+        left.is_some()
+    }
+
+    /// Whether there are none left.
+    pub(crate) const fn is_over(&self) -> bool {
+        self.0.get() == 0
+    }
+}
+
 /// A function of the binary, at its linked address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Function {
@@ -83,25 +118,32 @@ pub struct Symbols {
 }
 
 impl Symbols {
-    /// Builds the index of a parsed table. `text` is `moduledata.text`: the header's own field is zero from
-    /// Go 1.26 on, and with external linking it is not the start of `.text` either.
-    pub(super) fn new(
-        table: &ParsedPclntab<'_>,
-        text: u64,
-        etext: u64,
-        gofunc: Option<u64>,
-        minor: u16,
-    ) -> Self {
-        let mut functions: Vec<Function> = table
-            .func_entries()
-            .map(|(entry, record)| Function { entry: text + u64::from(entry), end: etext, record })
-            .collect();
+    /// Builds the index of a table; `None` if it does not hold together. The module data says where the functions
+    /// are: the table's own field is zero from Go 1.26 on, and with external linking it is not the start of
+    /// `.text` either.
+    pub(super) fn new(image: &Image, meta: PclntabMeta, module: &Moduledata, minor: u16) -> Option<Self> {
+        let table = meta.attach(image.bytes())?;
+        let steps = Steps::new((image.bytes().len() as u64).saturating_mul(MAX_NAMES as u64));
+        let mut functions = Vec::with_capacity(table.nfunc.min(table.data.len() / 8));
+        for (entry, record) in table.func_entries() {
+            let entry = module.text.checked_add(u64::from(entry))?;
+            functions.push(Function { entry, end: module.etext, record });
+            // Later ones go through the names again and again.
+            if let Some(at) = table.parse_func(record).and_then(|record| u32::try_from(record.name_off).ok())
+                && !steps
+                    .take(text_at(&table, table.funcname_offset, at).map_or(MAX_NAME, <[u8]>::len) as u64)
+            {
+                return None;
+            }
+        }
         functions.sort_unstable_by_key(|f| f.entry);
         for i in 1..functions.len() {
             let next = functions[i].entry;
             functions[i - 1].end = next;
         }
-        Self { table: table.meta(), functions, gofunc, shape: Shape::of(minor) }
+        // The last ends with the code; one that does not begin before is none.
+        while functions.pop_if(|last| last.end < last.entry).is_some() {}
+        Some(Self { table: meta, functions, gofunc: module.gofunc, shape: Shape::of(minor) })
     }
 
     /// All functions in address order.
@@ -132,7 +174,7 @@ impl Symbols {
     #[must_use]
     pub fn name<'a>(&self, image: &'a Image, function: Function) -> Option<&'a str> {
         let (table, record) = self.record(image, function)?;
-        table.func_name(u32::try_from(record.name_off).ok()?)
+        name_at(&table, u32::try_from(record.name_off).ok()?)
     }
 
     /// The functions of these names, in one pass over the table.
@@ -159,7 +201,7 @@ impl Symbols {
         for function in &self.functions {
             let Some(record) = table.parse_func(function.record) else { continue };
             let Ok(name_off) = u32::try_from(record.name_off) else { continue };
-            if let Some(name) = table.func_name(name_off) {
+            if let Some(name) = name_at(&table, name_off) {
                 visit(*function, name, record.func_id == self.shape.wrapper_id);
             }
         }
@@ -172,12 +214,13 @@ impl Symbols {
         let look_up = if exact { address } else { address.saturating_sub(1) };
         let Some(function) = self.at(look_up) else { return Vec::new() };
         let Some((table, record)) = self.record(image, function) else { return Vec::new() };
+        let steps = Steps::new(MAX_LOOK_UP);
         let mut frames = Vec::with_capacity(2);
         let mut at = look_up - function.entry;
         let mut push = |name_off: u32, at: u64, inlined: bool, wrapper: bool| {
-            let (file, line) = line_of(&table, &record, at);
+            let (file, line) = line_of(&table, &record, at, &steps);
             frames.push(Frame {
-                function: table.func_name(name_off).unwrap_or("?").to_owned(),
+                function: name_at(&table, name_off).unwrap_or("?").to_owned(),
                 file: file.unwrap_or_default().to_owned(),
                 line: line.unwrap_or(0),
                 inlined,
@@ -186,7 +229,7 @@ impl Symbols {
             });
         };
         for _ in 0..MAX_INLINE_DEPTH {
-            let Some(call) = self.inlined_call(image, &table, &record, at) else { break };
+            let Some(call) = self.inlined_call(image, &table, &record, at, &steps) else { break };
             push(call.name_off, at, true, call.func_id == self.shape.wrapper_id);
             at = u64::from(call.parent_pc);
         }
@@ -203,9 +246,14 @@ impl Symbols {
     /// behind them, on arm64 at their begin.
     #[must_use]
     pub fn frame_size(&self, image: &Image, address: u64) -> Option<u64> {
+        self.frame_size_within(image, address, &Steps::new(MAX_LOOK_UP))
+    }
+
+    /// The same, in so many steps.
+    pub(crate) fn frame_size_within(&self, image: &Image, address: u64, steps: &Steps) -> Option<u64> {
         let function = self.at(address)?;
         let (table, record) = self.record(image, function)?;
-        let value = value_at(&table, record.pcsp, address - function.entry)?;
+        let value = value_at(&table, record.pcsp, address - function.entry, steps)?;
         u64::try_from(value).ok()
     }
 
@@ -218,6 +266,16 @@ impl Symbols {
     /// Names of the functions that were inlined into this one, each once.
     #[must_use]
     pub fn inlined_into<'a>(&self, image: &'a Image, function: Function) -> Vec<&'a str> {
+        self.inlined_into_within(image, function, &Steps::new(MAX_LOOK_UP))
+    }
+
+    /// The same, as far as the steps go.
+    pub(super) fn inlined_into_within<'a>(
+        &self,
+        image: &'a Image,
+        function: Function,
+        steps: &Steps,
+    ) -> Vec<&'a str> {
         let Some((table, record)) = self.record(image, function) else { return Vec::new() };
         let Some(index) = table.pcdata_at(&record, PCDATA_INLINE_INDEX) else { return Vec::new() };
         let size = function.end - function.entry;
@@ -225,12 +283,18 @@ impl Symbols {
         let mut start = 0;
         for (end, value) in table.decode_pcvalue(index) {
             // What is behind the function's end belongs to the next table.
-            if start >= size {
+            if start >= size || !steps.take(1) {
                 break;
             }
             start = u64::from(end);
             let call = u32::try_from(value).ok().and_then(|i| self.read_call(image, &table, &record, i));
-            names.extend(call.and_then(|call| table.func_name(call.name_off)));
+            if let Some(call) = call {
+                let name = name_at(&table, call.name_off);
+                if !steps.take(name.map_or(MAX_NAME, str::len) as u64) {
+                    break;
+                }
+                names.extend(name);
+            }
         }
         names.sort_unstable();
         names.dedup();
@@ -243,9 +307,10 @@ impl Symbols {
         table: &ParsedPclntab<'_>,
         record: &FuncData,
         at: u64,
+        steps: &Steps,
     ) -> Option<InlinedCall> {
         let index = table.pcdata_at(record, PCDATA_INLINE_INDEX)?;
-        let value = value_at(table, index, at)?;
+        let value = value_at(table, index, at, steps)?;
         self.read_call(image, table, record, u32::try_from(value).ok()?)
     }
 
@@ -278,18 +343,42 @@ struct InlinedCall {
     parent_pc: u32,
 }
 
-fn line_of<'a>(table: &ParsedPclntab<'a>, record: &FuncData, at: u64) -> (Option<&'a str>, Option<u32>) {
-    let file = value_at(table, record.pcfile, at)
+/// The bytes of a text up to the zero that ends it.
+fn text_at<'a>(table: &ParsedPclntab<'a>, base: usize, offset: u32) -> Option<&'a [u8]> {
+    let rest = table.data.get(base.checked_add(usize::try_from(offset).ok()?)?..)?;
+    let rest = rest.get(..MAX_NAME).unwrap_or(rest);
+    rest.get(..rest.iter().position(|byte| *byte == 0)?)
+}
+
+fn name_at<'a>(table: &ParsedPclntab<'a>, offset: u32) -> Option<&'a str> {
+    std::str::from_utf8(text_at(table, table.funcname_offset, offset)?).ok()
+}
+
+/// The file by its number in a compilation unit (`funcfile`, runtime/symtab.go).
+fn file_at<'a>(table: &ParsedPclntab<'a>, unit: u32, number: u32) -> Option<&'a str> {
+    let index = usize::try_from(unit).ok()?.checked_add(usize::try_from(number).ok()?)?;
+    let entry = table.data.get(table.cu_offset.checked_add(index.checked_mul(4)?)?..)?.first_chunk()?;
+    std::str::from_utf8(text_at(table, table.filetab_offset, u32::from_le_bytes(*entry))?).ok()
+}
+
+fn line_of<'a>(
+    table: &ParsedPclntab<'a>,
+    record: &FuncData,
+    at: u64,
+    steps: &Steps,
+) -> (Option<&'a str>, Option<u32>) {
+    let file = value_at(table, record.pcfile, at, steps)
         .and_then(|index| u32::try_from(index).ok())
-        .and_then(|index| table.resolve_file_index(record.cu_offset, index));
-    let line = value_at(table, record.pcln, at).and_then(|line| u32::try_from(line).ok());
+        .and_then(|index| file_at(table, record.cu_offset, index));
+    let line = value_at(table, record.pcln, at, steps).and_then(|line| u32::try_from(line).ok());
     (file, line)
 }
 
 /// The value of a pc-value table at an offset from the function's entry.
-fn value_at(table: &ParsedPclntab<'_>, offset: u32, at: u64) -> Option<i32> {
+fn value_at(table: &ParsedPclntab<'_>, offset: u32, at: u64, steps: &Steps) -> Option<i32> {
     if offset == 0 {
         return None;
     }
-    table.decode_pcvalue(offset).find(|(end, _)| at < u64::from(*end)).map(|(_, value)| value)
+    let mut entries = table.decode_pcvalue(offset).take_while(|_| steps.take(1));
+    entries.find(|(end, _)| at < u64::from(*end)).map(|(_, value)| value)
 }

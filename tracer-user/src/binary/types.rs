@@ -6,6 +6,8 @@ use super::image::Image;
 const KIND_STRING: u8 = 24;
 /// `abi.KindMask`: the bits above hold flags up to Go 1.25.
 const KIND_MASK: u8 = 0x1f;
+/// A longer name is none: those of anonymous structures have some hundred bytes.
+const MAX_NAME: usize = 16 << 10;
 /// `abi.TFlagExtraStar`.
 const EXTRA_STAR: u8 = 2;
 
@@ -65,6 +67,9 @@ pub(super) fn type_name(image: &Image, types: u64, address: u64) -> Option<TypeN
         if byte & 0x80 == 0 {
             break;
         }
+    }
+    if len > MAX_NAME {
+        return None;
     }
     let name = std::str::from_utf8(bytes.get(used..used.checked_add(len)?)?).ok()?;
     let name = if flags & EXTRA_STAR != 0 { name.strip_prefix('*').unwrap_or(name) } else { name };

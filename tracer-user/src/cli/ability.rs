@@ -93,13 +93,13 @@ pub(crate) fn on_host(
     of_binary: Vec<Ability>,
     architecture: Architecture,
     kernel: &Kernel,
-    memory: Option<Result<(), String>>,
+    memory: Option<&Result<(), String>>,
 ) -> Vec<Ability> {
     let mut abilities: Vec<Ability> = of_binary
         .into_iter()
         .map(|ability| {
             let is_memory = ability.name.starts_with("T0");
-            match (&memory, kernel.links) {
+            match (memory, kernel.links) {
                 _ if !ability.ok => ability,
                 _ if !runs_here(architecture) => Ability::no(
                     ability.name,

@@ -170,7 +170,7 @@ fn process(pid: u32, kernel: &Kernel) -> Result<Process, Failure> {
                     format!("{}: {}{consequence}", missing.probe.name(), printable(&missing.why)),
                 ));
             }
-            ability::on_host(ability::of_binary(&binary), architecture, kernel, Some(memory))
+            ability::on_host(ability::of_binary(&binary), architecture, kernel, Some(&memory))
         }
         Err(refused) => {
             ability::on_host(ability::of_program(&refused.0, &refused.1), architecture, kernel, None)

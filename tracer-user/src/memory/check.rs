@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::goroutine::Status;
-use super::reader::{Reader, field, u32_at, u64_at};
+use super::reader::{Reader, field, u8_at, u32_at, u64_at};
 use super::runtime::{Runtime, RuntimeError};
 
 /// More goroutines, Ps or Ms than any process has.
@@ -26,12 +26,13 @@ impl<R: Reader> Runtime<'_, R> {
         }
     }
 
-    /// Every M's g0 points back to it, and what an M runs points back too.
+    /// Every M's g0 points back to it, and so does what the Ms run.
     fn check_threads(&self) -> Result<(), RuntimeError> {
         let layout = self.binary.layout();
         let read = |address: u64| self.memory.u64(address).map_err(|e| self.read_error(e));
         let mut m = read(self.global(self.binary.globals().allm))?;
         let mut seen = HashSet::new();
+        let (mut runs, mut astray) = (0, 0);
         while m != 0 {
             if m & 7 != 0 || !seen.insert(m) || seen.len() > 1 << 16 {
                 return Err(self.failed("the list of Ms (runtime.allm) is not a list"));
@@ -42,12 +43,38 @@ impl<R: Reader> Runtime<'_, R> {
             if back != m {
                 return Err(self.failed(format!("m.g0.m of the M at {m:#x} does not point back to it")));
             }
+            match self.curg_points_back(m) {
+                Some(true) => runs += 1,
+                Some(false) => (runs, astray) = (runs + 1, astray + 1),
+                None => {}
+            }
             m = read(field(m, layout.m.alllink))?;
+        }
+        // One may have been stopped right between the two writes; with wrong offsets nearly all are astray.
+        if astray * 2 > runs {
+            return Err(self.failed(format!("m.curg.m of {astray} of {runs} Ms does not point back")));
         }
         if seen.is_empty() {
             return Err(self.failed("the process has no M yet: its Go runtime has not started"));
         }
         Ok(())
+    }
+
+    /// Whether the goroutine that an M runs points back to it; `None` if it runs none. The two pointers are written
+    /// one after the other (`execute` and `dropg`, runtime/proc.go), so that a mismatch is looked at again.
+    fn curg_points_back(&self, m: u64) -> Option<bool> {
+        const LOOKS: u32 = 4;
+        let layout = self.binary.layout();
+        let mut found = None;
+        for _ in 0..LOOKS {
+            let curg = self.memory.u64(field(m, layout.m.curg)).ok().filter(|curg| *curg != 0)?;
+            let back = self.memory.u64(field(curg, layout.g.m)).ok();
+            found = Some(back == Some(m));
+            if found == Some(true) {
+                break;
+            }
+        }
+        found
     }
 
     /// Every P carries its index as its id.
@@ -84,6 +111,7 @@ impl<R: Reader> Runtime<'_, R> {
             .u64(field(self.global(globals.sched), layout.sched.goidgen))
             .map_err(|e| self.read_error(e))?;
         let mut ids = HashSet::new();
+        let (mut own, mut started) = (0, 0);
         let structs = bytes.chunks_exact(layout.g.size as usize).zip(&parts).zip(&read);
         for ((bytes, (address, _)), read) in structs {
             if !read {
@@ -100,12 +128,30 @@ impl<R: Reader> Runtime<'_, R> {
             if goid == 0 || goid > highest || !ids.insert(goid) {
                 return Err(self.failed(format!("a g has the id {goid}, of {highest} handed out")));
             }
+            let startpc = u64_at(bytes, layout.g.startpc).wrapping_sub(self.bias);
+            if self.binary.symbols().at(startpc).is_some_and(|function| function.entry == startpc) {
+                started += 1;
+                let name = self.binary.function_name(startpc);
+                own += u32::from(name.is_some_and(|n| n.starts_with("runtime.") && n != "runtime.main"));
+            }
+            let reason = u8_at(bytes, layout.g.waitreason);
+            if status == Status::Waiting && usize::from(reason) >= self.binary.layout().wait_reasons.len() {
+                return Err(self.failed(format!("goroutine {goid} waits for the reason {reason}")));
+            }
             let (lo, hi) = (u64_at(bytes, layout.g.stack_lo), u64_at(bytes, layout.g.stack_hi));
             let sp = u64_at(bytes, layout.g.sched_sp);
             if status == Status::Waiting && !(lo < sp && sp <= hi) {
                 return Err(self
                     .failed(format!("goroutine {goid} is parked with its stack pointer outside its stack")));
             }
+        }
+        // The collector's helpers (runtime/mgc.go, `gcenable`) are made before main runs, and never end.
+        if own < 2 {
+            return Err(self.failed("the goroutines of the runtime itself are not there"));
+        }
+        // Those that C threads call into Go with have no start function; the others all do.
+        if started * 2 < ids.len() {
+            return Err(self.failed(format!("{started} of {} goroutines begin with a function", ids.len())));
         }
         Ok(())
     }

@@ -24,6 +24,21 @@ pub struct Want {
     pub labels: bool,
 }
 
+/// What one snapshot may read of it: far more than real programs have, so that memory that was made to lead astray
+/// costs seconds. What is beyond is told as unread.
+pub(super) struct Budget {
+    /// `sudog`s and waiters of lists.
+    pub(super) waiters: usize,
+    /// Bytes of labels and of the maps that they are in.
+    pub(super) labels: u64,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self { waiters: 1 << 23, labels: 1 << 28 }
+    }
+}
+
 /// What goroutines wait on, and their labels.
 #[derive(Clone, Debug, Default)]
 pub struct Details {
@@ -73,6 +88,7 @@ impl<R: Reader> Runtime<'_, R> {
         want: Want,
         raws: &[RawG<'_>],
         unwinder: &mut Unwinder<'_>,
+        budget: &mut Budget,
     ) -> Result<Draft, RuntimeError> {
         let mut draft = Draft {
             waits: vec![None; raws.len()],
@@ -81,10 +97,10 @@ impl<R: Reader> Runtime<'_, R> {
             labels: vec![None; raws.len()],
         };
         if want.waits {
-            self.draft_waits(raws, unwinder, &mut draft)?;
+            self.draft_waits(raws, unwinder, budget, &mut draft)?;
         }
         if want.labels {
-            self.draft_labels(raws, &mut draft);
+            self.draft_labels(raws, budget, &mut draft);
         }
         Ok(draft)
     }
@@ -100,6 +116,7 @@ impl<R: Reader> Runtime<'_, R> {
         &self,
         raws: &[RawG<'_>],
         unwinder: &mut Unwinder<'_>,
+        budget: &mut Budget,
         draft: &mut Draft,
     ) -> Result<(), RuntimeError> {
         let layout = &self.binary.layout().g;
@@ -128,7 +145,7 @@ impl<R: Reader> Runtime<'_, R> {
                 }
             };
         }
-        self.draft_lists(raws, lists, draft)?;
+        self.draft_lists(raws, lists, budget, draft)?;
         let parked = |indices: &[usize]| -> Vec<Parked> {
             let parked = |index: &usize| Parked {
                 g: raws[*index].address,
@@ -142,7 +159,7 @@ impl<R: Reader> Runtime<'_, R> {
         for (index, found) in semaphores.iter().zip(self.semaphores(&parked(&semaphores), unwinder)?) {
             draft.waits[*index] = Some(Wait::Semaphore(found));
         }
-        for (index, found) in conds.iter().zip(self.conds(&parked(&conds), unwinder)?) {
+        for (index, found) in conds.iter().zip(self.conds(&parked(&conds), unwinder, budget)?) {
             draft.waits[*index] = Some(Wait::Cond(found));
         }
         Ok(())
@@ -153,6 +170,7 @@ impl<R: Reader> Runtime<'_, R> {
         &self,
         raws: &[RawG<'_>],
         mut lists: Vec<(usize, Kind, u64)>,
+        budget: &mut Budget,
         draft: &mut Draft,
     ) -> Result<(), RuntimeError> {
         let layout = &self.binary.layout().sudog;
@@ -162,6 +180,13 @@ impl<R: Reader> Runtime<'_, R> {
             if lists.is_empty() {
                 break;
             }
+            if lists.len() > budget.waiters {
+                for (index, ..) in lists {
+                    draft.waits[index] = Some(Wait::Unread);
+                }
+                break;
+            }
+            budget.waiters -= lists.len();
             let parts: Vec<(u64, usize)> = lists.iter().map(|(.., sudog)| (*sudog, size)).collect();
             let (bytes, read) = self.memory.read_batch(&parts).map_err(|e| self.read_error(e))?;
             let mut longer = Vec::new();
@@ -247,7 +272,7 @@ impl<R: Reader> Runtime<'_, R> {
         Ok(())
     }
 
-    fn draft_labels(&self, raws: &[RawG<'_>], draft: &mut Draft) {
+    fn draft_labels(&self, raws: &[RawG<'_>], budget: &mut Budget, draft: &mut Draft) {
         let at = self.binary.layout().g.labels;
         let minor = self.binary.version().minor;
         // Many share theirs: children have their parents'. What is set is not written to any more.
@@ -255,9 +280,9 @@ impl<R: Reader> Runtime<'_, R> {
         for (raw, labels) in raws.iter().zip(&mut draft.labels) {
             let pointer = u64_at(raw.bytes, at);
             if pointer != 0 {
-                let read = known
-                    .entry(pointer)
-                    .or_insert_with(|| labels::read(&self.memory, pointer, minor).map(Arc::new));
+                let read = known.entry(pointer).or_insert_with(|| {
+                    labels::read(&self.memory, pointer, minor, &mut budget.labels).map(Arc::new)
+                });
                 *labels = Some(read.clone());
             }
         }

@@ -7,6 +7,8 @@ use super::runtime::{Runtime, RuntimeError};
 
 /// Bytes of one stack that are searched.
 const STACK_MOST: u64 = 256 * 1024;
+/// Bytes of stacks that are searched in all: some seconds.
+const MOST: u64 = 1 << 34;
 /// Goroutines at a time.
 const BATCH: usize = 64;
 
@@ -32,6 +34,7 @@ impl<R: Reader> Runtime<'_, R> {
             return Ok(holders);
         }
         let layout = &self.binary.layout().g;
+        let mut left = MOST;
         let size = layout.size as usize;
         let (at, len, _) = self.slice(self.binary.globals().allgs)?;
         let read = |parts: &[(u64, usize)]| self.memory.read_batch(parts).map_err(|e| self.read_error(e));
@@ -44,11 +47,12 @@ impl<R: Reader> Runtime<'_, R> {
                     continue;
                 }
                 match self.start(bytes) {
-                    Some(start) => {
+                    Some(start) if start.len(STACK_MOST) as u64 <= left => {
+                        left -= start.len(STACK_MOST) as u64;
                         holders.cut += usize::from(start.hi - start.sp > STACK_MOST);
                         searched.push((*g, bytes, (start.sp, start.len(STACK_MOST))));
                     }
-                    None => holders.not_searched += 1,
+                    _ => holders.not_searched += 1,
                 }
             }
             let stacks: Vec<(u64, usize)> = searched.iter().map(|(.., stack)| *stack).collect();

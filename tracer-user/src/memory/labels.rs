@@ -36,9 +36,11 @@ impl Text {
 }
 
 /// Reads the labels at `pointer`; `None` if what is there does not hold together.
-pub(super) fn read<R: Reader>(memory: &R, pointer: u64, minor: u16) -> Option<Labels> {
+///
+/// `budget` are the bytes that may be read yet.
+pub(super) fn read<R: Reader>(memory: &R, pointer: u64, minor: u16, budget: &mut u64) -> Option<Labels> {
     let (mut texts, mut left_out) =
-        if minor >= FIRST_WITH_SLICE { slice(memory, pointer)? } else { (map(memory, pointer)?, 0) };
+        if minor >= FIRST_WITH_SLICE { slice(memory, pointer)? } else { (map(memory, pointer, budget)?, 0) };
     left_out += texts.len().saturating_sub(MAX_LABELS);
     texts.truncate(MAX_LABELS);
     let parts: Vec<(u64, usize)> = texts
@@ -48,6 +50,7 @@ pub(super) fn read<R: Reader>(memory: &R, pointer: u64, minor: u16) -> Option<La
         .collect();
     // An empty string may point anywhere, also to nothing.
     let wanted: Vec<(u64, usize)> = parts.iter().copied().filter(|(_, len)| *len != 0).collect();
+    take(budget, wanted.iter().map(|(_, len)| *len).sum::<usize>() + texts.len() * 32)?;
     let (bytes, read) = memory.read_batch(&wanted).ok()?;
     if read.iter().any(|ok| !ok) {
         return None;
@@ -65,6 +68,11 @@ pub(super) fn read<R: Reader>(memory: &R, pointer: u64, minor: u16) -> Option<La
     pairs.sort_unstable();
     let cut = texts.iter().flat_map(|(key, value)| [key, value]).filter(|text| text.len > MAX_TEXT).count();
     Some(Labels { pairs, left_out, cut })
+}
+
+fn take(budget: &mut u64, bytes: usize) -> Option<()> {
+    *budget = budget.checked_sub(bytes as u64)?;
+    Some(())
 }
 
 /// Go 1.24 on: `labelMap` is a structure with a slice of pairs of strings.
@@ -99,7 +107,7 @@ const MAX_LINKS: usize = 64;
 ///
 /// All keys that are in new buckets, and in old ones that were not moved yet, are the whole map; their number
 /// must be the one that the map itself has.
-fn map<R: Reader>(memory: &R, pointer: u64) -> Option<Vec<(Text, Text)>> {
+fn map<R: Reader>(memory: &R, pointer: u64, budget: &mut u64) -> Option<Vec<(Text, Text)>> {
     let at = memory.u64(pointer).ok()?;
     if at == 0 {
         return Some(Vec::new());
@@ -117,20 +125,21 @@ fn map<R: Reader>(memory: &R, pointer: u64) -> Option<Vec<(Text, Text)>> {
     let mut texts = Vec::new();
     if old != 0 {
         let old_shift = if flags & SAME_SIZE_GROW == 0 { shift.checked_sub(1)? } else { shift };
-        table(memory, old, 1 << old_shift, true, &mut texts)?;
+        table(memory, (old, 1 << old_shift), true, budget, &mut texts)?;
     }
-    table(memory, buckets, 1 << shift, false, &mut texts)?;
+    table(memory, (buckets, 1 << shift), false, budget, &mut texts)?;
     (texts.len() as u64 == count).then_some(texts)
 }
 
 /// The pairs of an array of buckets and of those chained to them.
 fn table<R: Reader>(
     memory: &R,
-    at: u64,
-    count: usize,
+    (at, count): (u64, usize),
     old: bool,
+    budget: &mut u64,
     into: &mut Vec<(Text, Text)>,
 ) -> Option<()> {
+    take(budget, count * BUCKET)?;
     let mut bytes = vec![0; count * BUCKET];
     memory.read(at, &mut bytes).ok()?;
     for bucket in bytes.chunks_exact(BUCKET) {
@@ -153,6 +162,7 @@ fn table<R: Reader>(
             if links > MAX_LINKS {
                 return None;
             }
+            take(budget, BUCKET)?;
             memory.read(next, &mut chained).ok()?;
         }
     }
@@ -180,11 +190,11 @@ mod tests {
         memory.put(0x300, b"tenant");
         memory.put(0x310, b"acme");
         memory.put(0x320, b"shard");
-        let labels = read(&memory, 0x100, 24).unwrap();
+        let labels = read(&memory, 0x100, 24, &mut (1 << 20)).unwrap();
         assert_eq!(pairs(&labels), [("shard", ""), ("tenant", "acme")]);
         assert_eq!((labels.left_out, labels.cut), (0, 0));
         memory.put(0x100, &words(&[0x200, 3, 2]));
-        assert_eq!(read(&memory, 0x100, 24), None, "longer than its capacity");
+        assert_eq!(read(&memory, 0x100, 24, &mut (1 << 20)), None, "longer than its capacity");
     }
 
     #[test]
@@ -193,7 +203,7 @@ mod tests {
         memory.put(0x100, &words(&[0x10000, 300, 300]));
         memory.put(0x10000, &words(&[0x200, 2000, 0x200, 1]).repeat(300));
         memory.put(0x200, &[b'x'; 2000]);
-        let labels = read(&memory, 0x100, 27).unwrap();
+        let labels = read(&memory, 0x100, 27, &mut (1 << 20)).unwrap();
         assert_eq!((labels.pairs.len(), labels.left_out, labels.cut), (256, 44, 256));
         assert_eq!(labels.pairs[0].0.len(), 1024);
     }
@@ -232,17 +242,27 @@ mod tests {
         let empty = bucket([0; 8], 0);
         let new = bucket([0, b'c', 0, 0, 0, 0, 0, b'd'], 0);
         memory.put(0x2000, &[new, empty.clone(), empty.clone(), empty].concat());
-        let labels = read(&memory, 0x100, 23).unwrap();
+        let labels = read(&memory, 0x100, 23, &mut (1 << 20)).unwrap();
         assert_eq!(
             labels.pairs.iter().map(|(key, _)| key.as_str()).collect::<Vec<_>>(),
             ["a", "b", "c", "d"]
         );
         memory.put(0x200, &header(5, 0, 2, 0x2000, 0x4000));
-        assert_eq!(read(&memory, 0x100, 23), None, "not as many as the map says");
+        assert_eq!(read(&memory, 0x100, 23, &mut (1 << 20)), None, "not as many as the map says");
         memory.put(0x200, &header(4, WRITING, 2, 0x2000, 0x4000));
-        assert_eq!(read(&memory, 0x100, 23), None, "being written");
+        assert_eq!(read(&memory, 0x100, 23, &mut (1 << 20)), None, "being written");
         memory.put(0x200, &header(0, 0, 0, 0, 0));
-        assert_eq!(read(&memory, 0x100, 18).unwrap(), Labels::default());
+        assert_eq!(read(&memory, 0x100, 18, &mut (1 << 20)).unwrap(), Labels::default());
+    }
+
+    #[test]
+    fn what_is_beyond_the_budget_is_not_read() {
+        let mut memory = FakeMemory::default();
+        memory.put(0x100, &words(&[0x200, 1, 1]));
+        memory.put(0x200, &words(&[0x300, 6, 0x300, 6]));
+        memory.put(0x300, b"tenant");
+        assert!(read(&memory, 0x100, 24, &mut 44).is_some());
+        assert_eq!(read(&memory, 0x100, 24, &mut 43), None);
     }
 
     #[test]
@@ -251,6 +271,6 @@ mod tests {
         memory.put(0x100, &words(&[0x200]));
         memory.put(0x200, &header(1, 0, 0, 0x2000, 0));
         memory.put(0x2000, &bucket([0; 8], 0x2000));
-        assert_eq!(read(&memory, 0x100, 20), None);
+        assert_eq!(read(&memory, 0x100, 20, &mut (1 << 20)), None);
     }
 }

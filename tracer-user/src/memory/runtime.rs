@@ -5,8 +5,10 @@ use super::reader::{ReadError, Reader};
 use crate::binary::GoBinary;
 use crate::target::{Target, TargetError, executable_mappings};
 
-/// More goroutines than any process has.
-const MOST_ELEMENTS: u64 = 1 << 26;
+/// Most goroutines, or Ps, that are read: what is held of them stays below a gigabyte.
+const MOST_ELEMENTS: u64 = 1 << 22;
+/// More room than the array of any process's goroutines has.
+const MOST_ROOM: u64 = 1 << 26;
 
 /// Why a process's Go runtime can't be read.
 #[derive(Debug, thiserror::Error)]
@@ -74,6 +76,19 @@ impl<'a> Runtime<'a> {
     }
 }
 
+#[cfg(feature = "fuzzing")]
+impl<'a, R: Reader> Runtime<'a, R> {
+    /// A runtime in any memory, not checked.
+    pub(crate) const fn over(memory: R, binary: &'a GoBinary, bias: u64) -> Self {
+        Self { pid: 0, memory, binary, bias }
+    }
+
+    /// The check of [`Runtime::open`].
+    pub(crate) fn check_again(&self) -> Result<(), RuntimeError> {
+        self.self_check()
+    }
+}
+
 impl<R: Reader> Runtime<'_, R> {
     /// The distance between where the executable is and where it was linked to be.
     #[must_use]
@@ -108,7 +123,7 @@ impl<R: Reader> Runtime<'_, R> {
         let word = |i: usize| super::reader::u64_at(&header, i as u32 * 8);
         let (at, len, cap) = (word(0), word(1), word(2));
         // What was a Go runtime when it was checked may have become another program since.
-        if at & 7 != 0 || len > cap || cap > MOST_ELEMENTS {
+        if at & 7 != 0 || len > cap || len > MOST_ELEMENTS || cap > MOST_ROOM {
             return Err(RuntimeError::SelfCheck {
                 pid: self.pid,
                 what: format!("a slice of the runtime is at {at:#x}, {len} of {cap} elements long"),

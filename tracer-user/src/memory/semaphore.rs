@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::details::Parked;
+use super::details::{Budget, Parked};
 use super::reader::{Reader, field, u8_at, u64_at};
 use super::runtime::{Runtime, RuntimeError};
 use super::stack::{StackCopy, Unwinder};
@@ -62,6 +62,7 @@ impl<R: Reader> Runtime<'_, R> {
         &self,
         waiters: &[Parked],
         unwinder: &mut Unwinder<'_>,
+        budget: &mut Budget,
     ) -> Result<Vec<Option<u64>>, RuntimeError> {
         let words = self.frames(waiters, unwinder, |name| name == "sync.(*Cond).Wait")?;
         // The frames have the list, its lock, or the `sync.Cond` with the list behind its `L` (sync/cond.go).
@@ -69,7 +70,7 @@ impl<R: Reader> Runtime<'_, R> {
             [word, word.wrapping_sub(LIST_LOCK), word.wrapping_add(COND_LIST)]
         });
         let lists: HashSet<u64> = candidates.iter().map(|c| c.address).collect();
-        let members = self.notify_lists(lists.into_iter().collect())?;
+        let members = self.notify_lists(lists.into_iter().collect(), budget)?;
         let mut found: Vec<HashSet<u64>> = vec![HashSet::new(); waiters.len()];
         for candidate in candidates {
             let is_in = members
@@ -84,7 +85,11 @@ impl<R: Reader> Runtime<'_, R> {
 
     /// Of addresses that may be a `notifyList` (runtime/sema.go, Go 1.18 to 1.25), those that are, each with the
     /// `g` of its waiters.
-    fn notify_lists(&self, addresses: Vec<u64>) -> Result<HashMap<u64, HashSet<u64>>, RuntimeError> {
+    fn notify_lists(
+        &self,
+        addresses: Vec<u64>,
+        budget: &mut Budget,
+    ) -> Result<HashMap<u64, HashSet<u64>>, RuntimeError> {
         let layout = &self.binary.layout().sudog;
         let parts: Vec<(u64, usize)> = addresses.iter().map(|address| (*address, LIST_SIZE)).collect();
         let (bytes, read) = self.memory.read_batch(&parts).map_err(|e| self.read_error(e))?;
@@ -102,7 +107,8 @@ impl<R: Reader> Runtime<'_, R> {
             }
             let mut waiting = HashSet::new();
             let mut sudog = head;
-            for _ in 0..MAX_WAITERS {
+            for _ in 0..MAX_WAITERS.min(budget.waiters) {
+                budget.waiters -= 1;
                 let Ok(g) = self.memory.u64(field(sudog, layout.g)) else { break };
                 waiting.insert(g);
                 if sudog == tail {

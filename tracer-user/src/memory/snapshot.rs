@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::details::{Details, Want};
+use super::details::{Budget, Details, Want};
 use super::figures::Figures;
 use super::goroutine::{Goroutine, Park, Status};
 use super::monotonic_ns;
@@ -16,6 +16,8 @@ const STACK_WINDOW: u64 = 2048;
 const STACK_MOST: u64 = 256 * 1024;
 /// Bytes of stacks held at a time.
 const STACK_BATCH: usize = 16 * 1024 * 1024;
+/// Bytes of long stacks that are read for one snapshot: some seconds. Behind them stacks are cut, and say so.
+const LONG_STACKS: u64 = 1 << 34;
 
 /// All goroutines of a process. Each is consistent in itself (read again and found unchanged, or marked
 /// torn); the process ran on meanwhile, so two may be from moments apart.
@@ -74,11 +76,12 @@ impl<R: Reader> Runtime<'_, R> {
         let (at, len, _) = self.slice(self.binary.globals().allgs)?;
         let addresses = self.pointers(at, len)?;
         let threads = self.running_threads()?;
-        let mut goroutines = Vec::with_capacity(addresses.len());
+        let mut goroutines = Vec::new();
         let mut unread = 0;
         let mut unwinder = Unwinder::new(self.binary, self.bias);
         let mut system = SystemStarts::default();
         let mut details = Details::default();
+        let (mut long_stacks, mut budget) = (LONG_STACKS, Budget::default());
         // A bounded number at a time, so that memory stays bounded with a million of them.
         for chunk in addresses.chunks(STACK_BATCH / STACK_WINDOW as usize) {
             let parts: Vec<(u64, usize)> = chunk.iter().map(|g| (*g, size)).collect();
@@ -92,7 +95,8 @@ impl<R: Reader> Runtime<'_, R> {
                 }
             }
             let mut into = Into { want, goroutines: &mut goroutines, details: &mut details };
-            self.read_chunk(&alive, &threads, &mut unwinder, &mut system, &mut into)?;
+            let limits = (&mut long_stacks, &mut budget);
+            self.read_chunk(&alive, &threads, (&mut unwinder, limits), &mut system, &mut into)?;
         }
         // Read after the goroutines: a cycle that these know of is there.
         let cycles = self.cycles()?;
@@ -158,14 +162,15 @@ impl<R: Reader> Runtime<'_, R> {
         &self,
         raws: &[RawG<'_>],
         threads: &HashMap<u64, u32>,
-        unwinder: &mut Unwinder<'_>,
+        unwinding: (&mut Unwinder<'_>, (&mut u64, &mut Budget)),
         system: &mut SystemStarts,
         into: &mut Into<'_>,
     ) -> Result<(), RuntimeError> {
         let size = self.binary.layout().g.size as usize;
+        let (unwinder, (long_stacks, budget)) = unwinding;
         let mut read_all = |raws: &[RawG<'_>]| {
-            let stacks = self.stacks(raws, unwinder)?;
-            let draft = self.draft(into.want, raws, unwinder)?;
+            let stacks = self.stacks(raws, unwinder, long_stacks)?;
+            let draft = self.draft(into.want, raws, unwinder, budget)?;
             let again: Vec<(u64, usize)> = raws.iter().map(|raw| (raw.address, size)).collect();
             let (bytes, read) = self.memory.read_batch(&again).map_err(|e| self.read_error(e))?;
             Ok::<_, RuntimeError>((stacks, draft, bytes, read))
@@ -216,7 +221,12 @@ impl<R: Reader> Runtime<'_, R> {
             && u8_at(before, g.tracking_seq) == u8_at(after, g.tracking_seq)
     }
 
-    fn stacks(&self, raws: &[RawG<'_>], unwinder: &mut Unwinder<'_>) -> Result<Vec<Stack>, RuntimeError> {
+    fn stacks(
+        &self,
+        raws: &[RawG<'_>],
+        unwinder: &mut Unwinder<'_>,
+        long_stacks: &mut u64,
+    ) -> Result<Vec<Stack>, RuntimeError> {
         let starts: Vec<Option<Start>> = raws.iter().map(|raw| self.start(raw.bytes)).collect();
         let parts: Vec<(u64, usize)> =
             starts.iter().map(|start| start.map_or((0, 0), |s| (s.sp, s.len(STACK_WINDOW)))).collect();
@@ -232,8 +242,10 @@ impl<R: Reader> Runtime<'_, R> {
             };
             let copy = StackCopy { start: start.sp, bytes: if read { bytes } else { &[] } };
             let (mut stack, mut end) = unwinder.unwind(start.pc, start.sp, start.exact, &copy);
-            if end == End::NeedsMore && start.len(STACK_MOST) > *len {
-                let mut more = vec![0; start.len(STACK_MOST)];
+            let long = start.len(STACK_MOST);
+            if end == End::NeedsMore && long > *len && long as u64 <= *long_stacks {
+                *long_stacks -= long as u64;
+                let mut more = vec![0; long];
                 if self.memory.read(start.sp, &mut more).is_ok() {
                     (stack, end) = unwinder.unwind(
                         start.pc,

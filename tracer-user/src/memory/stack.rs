@@ -4,10 +4,18 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use super::reader::u64_at;
-use crate::binary::{Architecture, GoBinary};
+use crate::binary::{Architecture, GoBinary, Steps};
 
 /// Deepest stack that is unwound; the rest is left out and said so.
 pub(super) const MAX_DEPTH: usize = 256;
+/// Addresses in all stacks of a snapshot together: a million goroutines with sixteen each. Where there are more, the
+/// stacks behind them are cut, and say so.
+const MAX_ADDRESSES: usize = 1 << 24;
+/// Addresses of which is remembered what the unwinder needs to know; a program has far fewer call sites that block.
+const MAX_KNOWN: usize = 1 << 17;
+/// Steps through the function table's frame sizes in one snapshot: some seconds. A real one takes some hundred
+/// thousand, as each address is looked up once.
+const MAX_STEPS: u64 = 1 << 30;
 
 /// One address of a stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -44,7 +52,10 @@ struct Step {
 pub(super) struct Unwinder<'a> {
     binary: &'a GoBinary,
     bias: u64,
-    steps: HashMap<u64, Option<Step>>,
+    known: HashMap<u64, Option<Step>>,
+    steps: Steps,
+    /// Addresses that may be told yet.
+    left: usize,
 }
 
 /// A copy of the used part of a goroutine's stack.
@@ -101,7 +112,7 @@ pub(super) enum End {
 
 impl<'a> Unwinder<'a> {
     pub(super) fn new(binary: &'a GoBinary, bias: u64) -> Self {
-        Self { binary, bias, steps: HashMap::new() }
+        Self { binary, bias, known: HashMap::new(), steps: Steps::new(MAX_STEPS), left: MAX_ADDRESSES }
     }
 
     /// Unwinds from `pc` and `sp` (addresses of the process).
@@ -109,7 +120,7 @@ impl<'a> Unwinder<'a> {
         let mut stack = Stack::default();
         let mut cursor = Cursor::new(pc, sp, exact);
         loop {
-            if stack.pcs.len() == MAX_DEPTH {
+            if stack.pcs.len() == MAX_DEPTH || self.left == 0 {
                 stack.truncated = true;
                 return (stack, End::TooDeep);
             }
@@ -117,6 +128,7 @@ impl<'a> Unwinder<'a> {
             let end = self.advance(&mut cursor, copy);
             if end != Some(End::Lost) {
                 stack.pcs.push(Pc { address, exact });
+                self.left -= 1;
             }
             if let Some(end) = end {
                 return (stack, end);
@@ -192,13 +204,16 @@ impl<'a> Unwinder<'a> {
     }
 
     fn step(&mut self, address: u64) -> Option<Step> {
-        let binary = self.binary;
-        *self.steps.entry(address).or_insert_with(|| {
+        if self.known.len() >= MAX_KNOWN {
+            self.known.clear();
+        }
+        let (binary, steps) = (self.binary, &self.steps);
+        *self.known.entry(address).or_insert_with(|| {
             let (symbols, image) = (binary.symbols(), binary.image());
             let function = symbols.at(address)?;
             let name = symbols.name(image, function)?;
             Some(Step {
-                frame_size: symbols.frame_size(image, address)?,
+                frame_size: symbols.frame_size_within(image, address, steps)?,
                 at_entry: function.entry == address,
                 top: symbols.is_top(image, function),
                 interrupts: matches!(name, "runtime.asyncPreempt" | "runtime.sigpanic"),

@@ -11,8 +11,8 @@ use std::time::Duration;
 use aya::maps::{MapData, RingBuf};
 use tracer_ebpf::Probe;
 
-use super::decode::decode;
 use crate::model::Event;
+use crate::record::decode;
 
 /// How often the ring is emptied.
 const INTERVAL: Duration = Duration::from_millis(10);

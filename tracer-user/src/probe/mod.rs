@@ -2,7 +2,6 @@
 //! The only part of gotrail that names aya.
 
 mod config;
-mod decode;
 mod drain;
 mod error;
 mod kernel;

@@ -139,8 +139,7 @@ impl Session {
             .map_err(|e| error("load the eBPF object", &e))?;
 
         if plan.sites.is_empty() {
-            let why: Vec<&str> = plan.unavailable.iter().map(|u| u.why.as_str()).collect();
-            let mut why = why;
+            let mut why: Vec<&str> = plan.unavailable.iter().map(|u| u.why.as_str()).collect();
             why.dedup();
             return Err(ProbeError::NoSites(why.join("; ")));
         }

@@ -17,7 +17,7 @@ pub fn container_of(pid: u32) -> Container {
     fs::read_to_string(format!("/proc/{pid}/cgroup")).map(|text| parse(&text)).unwrap_or_default()
 }
 
-fn parse(cgroups: &str) -> Container {
+pub(super) fn parse(cgroups: &str) -> Container {
     let mut container = Container::default();
     for component in
         cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).flat_map(|path| path.split('/'))

@@ -113,7 +113,10 @@ impl Watch {
 
 /// The status of a zombie: `exit_code`, field 52 of `/proc/PID/stat` (proc(5)).
 fn zombie_status(pid: u32) -> Option<i32> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    zombie_code(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+pub(super) fn zombie_code(stat: &str) -> Option<i32> {
     // The name may hold anything; what follows its last parenthesis starts with field 3, the state.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
     (fields.next()? == "Z").then_some(())?;

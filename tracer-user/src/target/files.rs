@@ -53,7 +53,10 @@ pub fn debug_file(pid: Option<u32>, build_id: &str) -> Option<Arc<[u8]>> {
 /// paths that can be opened from here.
 #[must_use]
 pub fn mapped_libraries(pid: u32) -> Vec<(String, PathBuf)> {
-    let Ok(maps) = fs::read_to_string(format!("/proc/{pid}/maps")) else { return Vec::new() };
+    fs::read_to_string(format!("/proc/{pid}/maps")).map(|maps| libraries(&maps, pid)).unwrap_or_default()
+}
+
+pub(super) fn libraries(maps: &str, pid: u32) -> Vec<(String, PathBuf)> {
     let mut found: Vec<(String, PathBuf)> = Vec::new();
     for line in maps.lines() {
         let mut fields = line.splitn(6, ' ');

@@ -35,11 +35,11 @@ pub fn cpu_limit(pid: u32) -> Option<CpuLimit> {
 }
 
 /// Counts the CPUs of a list such as `0-3,8`.
-fn count_cpus(list: &str) -> Option<u32> {
+pub(super) fn count_cpus(list: &str) -> Option<u32> {
     list.split(',').try_fold(0_u32, |sum, range| {
         let (first, last) = range.split_once('-').unwrap_or((range, range));
         let (first, last): (u32, u32) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
-        Some(sum + last.checked_sub(first)? + 1)
+        sum.checked_add(last.checked_sub(first)?.checked_add(1)?)
     })
 }
 
@@ -76,7 +76,7 @@ fn read_v2(directory: &Path) -> Option<f64> {
     parse_cpu_max(&fs::read_to_string(directory.join("cpu.max")).ok()?)
 }
 
-fn parse_cpu_max(text: &str) -> Option<f64> {
+pub(super) fn parse_cpu_max(text: &str) -> Option<f64> {
     let (quota, period) = text.trim().split_once(' ')?;
     Some(quota.parse::<f64>().ok()? / period.parse::<f64>().ok()?)
 }
@@ -97,6 +97,8 @@ mod tests {
         assert_eq!(count_cpus("0-3,8,10-11"), Some(7));
         assert_eq!(count_cpus("3-1"), None);
         assert_eq!(count_cpus(""), None);
+        assert_eq!(count_cpus("0-4294967295"), None);
+        assert_eq!(count_cpus("0-4294967294,0"), None);
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub fn executable_mappings(target: &Target) -> Result<Vec<Mapping>, TargetError>
     Ok(parse(&text, target.identity.exe_inode))
 }
 
-fn parse(text: &str, inode: u64) -> Vec<Mapping> {
+pub(super) fn parse(text: &str, inode: u64) -> Vec<Mapping> {
     text.lines()
         .filter_map(|line| {
             let mut words = line.split_ascii_whitespace();
@@ -46,9 +46,11 @@ fn parse(text: &str, inode: u64) -> Vec<Mapping> {
             // The device is left out: overlay file systems show another one here than stat does.
             let mapped_inode: u64 = words.nth(1)?.parse().ok()?;
             (mapped_inode == inode).then_some(())?;
+            let (start, end) = (u64::from_str_radix(start, 16).ok()?, u64::from_str_radix(end, 16).ok()?);
             Some(Mapping {
-                start: u64::from_str_radix(start, 16).ok()?,
-                end: u64::from_str_radix(end, 16).ok()?,
+                start,
+                // What is computed from a mapping relies on this.
+                end: (start < end).then_some(end)?,
                 offset: u64::from_str_radix(offset, 16).ok()?,
                 executable: permissions.as_bytes().get(2) == Some(&b'x'),
             })

@@ -13,3 +13,17 @@ pub use files::{debug_file, mapped_libraries, read_file};
 pub use identity::{Identity, Look, Target, TargetError, process_ids};
 pub use limits::{CpuLimit, cpu_limit};
 pub use maps::{Mapping, executable_mappings};
+
+/// Reads a text as each of the files that are read here (see `fuzzing`).
+#[cfg(feature = "fuzzing")]
+pub(crate) fn text_holds(text: &str, inode: u64) {
+    for mapping in maps::parse(text, inode) {
+        assert!(mapping.start < mapping.end);
+    }
+    let container = container::parse(text);
+    assert!(container.id.is_none_or(|id| id.len() == 64));
+    let affinity = limits::count_cpus(text.trim()).unwrap_or(1);
+    std::hint::black_box(CpuLimit { affinity, quota: limits::parse_cpu_max(text) }.usable());
+    assert!(files::libraries(text, 1).iter().all(|(path, _)| path.starts_with('/')));
+    exit::zombie_code(text);
+}

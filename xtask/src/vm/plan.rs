@@ -65,7 +65,7 @@ const VERSIONS: &[&str] = &["1.23.9", "1.27.3"];
 const BOTH: &[bool] = &[false, true];
 
 /// Small: an emulated machine is slow, and a count is as right with five hundred as with five thousand.
-const CHECKS: [Check; 4] = [
+const CHECKS: [Check; 5] = [
     Check {
         fixture: "population",
         versions: VERSIONS,
@@ -89,6 +89,15 @@ const CHECKS: [Check; 4] = [
         arguments: &["-interval", "25ms", "-ballast", "1048576", "-garbage", "1048576"],
         kinds: &[],
         steps: counted,
+    },
+    // The one program that Go 1.20 builds too: before 1.21 stacks, creators and reasons are found in other ways.
+    Check {
+        fixture: "matrix",
+        versions: &["1.20.14", "1.23.12", "1.27.3"],
+        stripped: BOTH,
+        arguments: &["-count", "300"],
+        kinds: &[],
+        steps: at_rest_and_at_work,
     },
     // Texts, stacks and creators are read in the probe itself, by registers that each architecture has its own of.
     Check {
@@ -177,6 +186,14 @@ fn counted() -> Vec<Value> {
         json!({ "do": "stop" }),
         tell(""),
     ]
+}
+
+/// Looked at while it rests, then watched at work.
+fn at_rest_and_at_work() -> Vec<Value> {
+    let mut steps =
+        vec![gotrail("dump", &["dump", "PID", "--format", "json"]), gotrail("dump-text", &["dump", "PID"])];
+    steps.append(&mut counted());
+    steps
 }
 
 fn gotrail(name: &str, arguments: &[&str]) -> Value {

@@ -1,13 +1,11 @@
 //! x86-64.
 
-use std::collections::HashSet;
-
 use iced_x86::{
     Code as Opcode, Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic,
     OpAccess, OpKind, Register,
 };
 
-use super::{Call, Code, Cost, Shape, Spot};
+use super::{Call, Code, Cost, MAX_REFERENCES, MAX_SPOTS, Shape, Spot};
 
 /// Integer argument and result registers of Go's `ABIInternal`, in order (cmd/compile/abi-internal.md).
 const ARGUMENTS: [Register; 5] = [Register::RAX, Register::RBX, Register::RCX, Register::RDI, Register::RSI];
@@ -87,6 +85,10 @@ pub(super) fn behind_calls(code: Code<'_>, callee: u64) -> Vec<Result<Spot, Stri
                 break;
             }
             decoder.decode_out(&mut instruction);
+            // Behind what can't be decoded nothing is certain to be the begin of an instruction (SAFE-2).
+            if instruction.is_invalid() {
+                break;
+            }
             let Some(holder) = holders.first() else { break };
             if is_emulated(&instruction) {
                 found = Ok(spot(&instruction, Cost::Emulated, *holder));
@@ -98,6 +100,9 @@ pub(super) fn behind_calls(code: Code<'_>, callee: u64) -> Vec<Result<Spot, Stri
             follow(&mut factory, &instruction, &mut holders);
         }
         spots.push(found);
+        if instruction.is_invalid() || spots.len() == MAX_SPOTS {
+            break;
+        }
     }
     spots
 }
@@ -106,7 +111,8 @@ pub(super) fn at_calls(code: Code<'_>, callee: u64, argument: usize) -> Vec<Spot
     let Some(register) = ARGUMENTS.get(argument) else { return Vec::new() };
     let mut spots = Vec::new();
     each(code, |instruction| {
-        if instruction.is_call_near() && instruction.near_branch_target() == callee {
+        if instruction.is_call_near() && instruction.near_branch_target() == callee && spots.len() < MAX_SPOTS
+        {
             spots.push(spot(instruction, Cost::Emulated, *register));
         }
     });
@@ -122,6 +128,9 @@ pub(super) fn gogo(code: Code<'_>, g_offset: u32) -> Result<Spot, String> {
             break;
         }
         let instruction = decoder.decode();
+        if instruction.is_invalid() {
+            break;
+        }
         if instruction.code() == Opcode::Mov_r64_rm64
             && instruction.op1_kind() == OpKind::Memory
             && instruction.memory_displacement64() == u64::from(g_offset)
@@ -138,6 +147,9 @@ pub(super) fn gogo(code: Code<'_>, g_offset: u32) -> Result<Spot, String> {
 pub(super) fn references(code: Code<'_>) -> Vec<u64> {
     let mut found = Vec::new();
     each(code, |instruction| {
+        if found.len() == MAX_REFERENCES {
+            return;
+        }
         let relative = (0..instruction.op_count()).any(|i| instruction.op_kind(i) == OpKind::Memory)
             && instruction.memory_base() == Register::RIP;
         let address = instruction.memory_displacement64();
@@ -172,12 +184,12 @@ pub(super) fn calls(code: Code<'_>, targets: &[u64]) -> Vec<Call> {
             argument = None;
             continue;
         }
-        if jump_targets.contains(&instruction.ip()) {
+        if code.index(instruction.ip()).and_then(|at| jump_targets.get(at)) == Some(&true) {
             argument = None;
         }
         if instruction.is_call_near() || instruction.is_jmp_short_or_near() {
             let target = instruction.near_branch_target();
-            if targets.contains(&target) {
+            if targets.contains(&target) && found.len() < MAX_SPOTS {
                 found.push(Call { address: instruction.ip(), target, argument });
             }
             argument = None;
@@ -274,14 +286,18 @@ fn follow(factory: &mut InstructionInfoFactory, instruction: &Instruction, holde
     }
 }
 
-fn jump_targets(code: Code<'_>) -> HashSet<u64> {
+/// For each byte of the code whether something in it jumps there: as large as the code, whatever is in it.
+fn jump_targets(code: Code<'_>) -> Vec<bool> {
     let mut decoder = decoder(code);
     let mut instruction = Instruction::default();
-    let mut targets = HashSet::new();
+    let mut targets = vec![false; code.bytes.len()];
     while decoder.can_decode() {
         decoder.decode_out(&mut instruction);
-        if instruction.is_jcc_short_or_near() || instruction.is_jmp_short_or_near() {
-            targets.insert(instruction.near_branch_target());
+        if (instruction.is_jcc_short_or_near() || instruction.is_jmp_short_or_near())
+            && let Some(target) = code.index(instruction.near_branch_target())
+            && let Some(slot) = targets.get_mut(target)
+        {
+            *slot = true;
         }
     }
     targets

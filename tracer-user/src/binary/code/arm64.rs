@@ -1,9 +1,7 @@
 //! 64-bit Arm: instructions are words of four bytes; encodings as in the Arm Architecture Reference Manual
 //! for A-profile, C4.1.
 
-use std::collections::HashSet;
-
-use super::{Call, Code, Cost, Shape, Spot};
+use super::{Call, Code, Cost, MAX_REFERENCES, MAX_SPOTS, Shape, Spot};
 
 /// Words of a prologue that are looked at.
 const PROLOGUE: usize = 8;
@@ -22,9 +20,10 @@ struct Word {
 }
 
 fn words(code: Code<'_>) -> impl Iterator<Item = Word> + '_ {
-    code.bytes.chunks_exact(4).zip((code.address..).step_by(4)).map(|(bytes, address)| Word {
-        address,
-        bits: u32::from_le_bytes(bytes.try_into().unwrap_or_default()),
+    // Wraps: code may end with the address space.
+    code.bytes.as_chunks::<4>().0.iter().zip(0_u64..).map(move |(bytes, index)| Word {
+        address: code.address.wrapping_add(index * 4),
+        bits: u32::from_le_bytes(*bytes),
     })
 }
 
@@ -230,6 +229,7 @@ pub(super) fn behind_calls(code: Code<'_>, callee: u64) -> Vec<Result<Spot, Stri
     let words: Vec<Word> = words(code).collect();
     let calls = words.iter().enumerate().filter(|(_, word)| word.call() == Some(callee));
     calls
+        .take(MAX_SPOTS)
         .map(|(at, _)| {
             let mut holders = vec![0_u8];
             for word in words.iter().skip(at + 1).take(BEHIND_CALL) {
@@ -257,6 +257,7 @@ pub(super) fn at_calls(code: Code<'_>, callee: u64, argument: usize) -> Vec<Spot
     words(code)
         .filter(|word| word.call() == Some(callee))
         .map(|word| spot(word, Cost::Emulated, register))
+        .take(MAX_SPOTS)
         .collect()
 }
 
@@ -288,7 +289,7 @@ pub(super) fn references(code: Code<'_>) -> Vec<u64> {
         let offset = word.added().or_else(|| word.offset()).or_else(|| word.pair_offset().map(|o| o as u64));
         if let (Some(page), Some(offset)) = (page, offset) {
             let address = page.wrapping_add(offset);
-            if !found.contains(&address) {
+            if found.len() < MAX_REFERENCES && !found.contains(&address) {
                 found.push(address);
             }
         }
@@ -306,15 +307,20 @@ pub(super) fn may_call(code: Code<'_>, targets: &[u64]) -> bool {
 }
 
 pub(super) fn calls(code: Code<'_>, targets: &[u64]) -> Vec<Call> {
-    let jump_targets: HashSet<u64> = words(code).filter_map(|w| w.jump().or_else(|| w.branch())).collect();
+    let mut jump_targets = vec![false; code.bytes.len()];
+    for target in words(code).filter_map(|w| w.jump().or_else(|| w.branch())) {
+        if let Some(slot) = code.index(target).and_then(|at| jump_targets.get_mut(at)) {
+            *slot = true;
+        }
+    }
     let mut argument = None;
     let mut found = Vec::new();
     for word in words(code) {
-        if jump_targets.contains(&word.address) {
+        if code.index(word.address).and_then(|at| jump_targets.get(at)) == Some(&true) {
             argument = None;
         }
         if let Some(target) = word.call().or_else(|| word.jump()) {
-            if targets.contains(&target) {
+            if targets.contains(&target) && found.len() < MAX_SPOTS {
                 found.push(Call { address: word.address, target, argument });
             }
             argument = None;

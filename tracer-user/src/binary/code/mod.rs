@@ -3,12 +3,21 @@
 
 mod amd64;
 mod arm64;
+#[cfg(any(test, feature = "fuzzing"))]
+mod holds;
 
 use super::image::{Architecture, Image};
 use super::symbols::Function;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use holds::code_holds;
+
 /// A function larger than this is not decoded: the largest of real programs are a few MiB.
 const MAX_FUNCTION: u64 = 1 << 24;
+/// Distinct references that are told of one function; globals are among the first few.
+const MAX_REFERENCES: usize = 64;
+/// Calls that are told of one function; real ones have a few.
+const MAX_SPOTS: usize = 1024;
 
 /// What one hit of a probe at an instruction costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +81,11 @@ impl<'a> Code<'a> {
         Some(Self { bytes, address: function.entry, architecture: image.architecture() })
     }
 
+    /// Where an address is in the code, counted from its begin.
+    fn index(self, address: u64) -> Option<usize> {
+        usize::try_from(address.wrapping_sub(self.address)).ok().filter(|at| *at < self.bytes.len())
+    }
+
     /// The cheapest place at which a function's arguments are still in their registers, its return address is
     /// still where the call left it, and the frame pointer is still the caller's.
     pub(super) fn entry(self) -> Result<Spot, String> {
@@ -108,7 +122,7 @@ impl<'a> Code<'a> {
         }
     }
 
-    /// Distinct addresses of data that the function refers to, in the order of its instructions.
+    /// Distinct addresses of data that the function refers to, the first few in the order of its instructions.
     pub(super) fn references(self) -> Vec<u64> {
         match self.architecture {
             Architecture::Amd64 => amd64::references(self),
@@ -172,7 +186,7 @@ impl Shape<'_> {
         match range.and_then(|index| Some((index, self.known.get(index)?.0))) {
             Some((index, at)) => {
                 self.feed(index as u64 + 1);
-                self.feed(address - at);
+                self.feed(address.wrapping_sub(at));
             }
             None => self.feed(0),
         }
@@ -182,5 +196,111 @@ impl Shape<'_> {
     fn feed_branch(&mut self, code: Code<'_>, target: u64) {
         let into = target.wrapping_sub(code.address);
         self.feed(if into < code.bytes.len() as u64 { into + 1 } else { 0 });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn code(bytes: &[u8], architecture: Architecture) -> Code<'_> {
+        Code { bytes, address: 0x1000, architecture }
+    }
+
+    #[test]
+    fn safe_2_nothing_behind_what_can_not_be_decoded_is_a_place() {
+        // call +0; an opcode that 64-bit mode lacks; push %rbp.
+        let bytes = [0xe8, 0, 0, 0, 0, 0x06, 0x55];
+        let spots = code(&bytes, Architecture::Amd64).behind_calls(0x1005);
+        assert!(matches!(&spots[..], [Err(_)]), "{spots:?}");
+        // mov 0x10(%rbx),%rdx; the same opcode; jmp.
+        let bytes = [0x48, 0x8b, 0x53, 0x10, 0x06, 0xeb, 0xfe];
+        assert!(code(&bytes, Architecture::Amd64).gogo(16).is_err());
+    }
+
+    #[test]
+    fn code_at_the_end_of_the_address_space_is_decoded() {
+        for architecture in [Architecture::Amd64, Architecture::Arm64] {
+            code_holds(&[0x90; 64], u64::MAX - 63, architecture);
+            code_holds(&[0xe8; 64], u64::MAX - 16, architecture);
+        }
+    }
+
+    #[test]
+    fn a_range_of_data_may_end_with_the_address_space() {
+        // lea 0x10(%rip),%rax: an address behind the wrap.
+        let shape = |known| code(&[0x48, 0x8d, 0x05, 0x10, 0, 0, 0], Architecture::Amd64).shape(known);
+        assert_ne!(shape(&[(u64::MAX - 8, 1 << 20)]), shape(&[]));
+    }
+
+    #[test]
+    fn what_is_told_of_a_function_is_bounded() {
+        // lea i(%rip),%rax, each of another address; call of the begin.
+        let references: Vec<u8> =
+            (0..5000_u32).flat_map(|i| [&[0x48, 0x8d, 0x05][..], &(i * 16).to_le_bytes()].concat()).collect();
+        assert_eq!(code(&references, Architecture::Amd64).references().len(), MAX_REFERENCES);
+        let calls: Vec<u8> =
+            (1..5000_i32).flat_map(|i| [&[0xe8][..], &(-5 * i).to_le_bytes()].concat()).collect();
+        let calls = code(&calls, Architecture::Amd64);
+        assert_eq!(calls.calls(&[0x1000]).len(), MAX_SPOTS);
+        assert_eq!(calls.at_calls(0x1000, 0).len(), MAX_SPOTS);
+        assert_eq!(calls.behind_calls(0x1000).len(), MAX_SPOTS);
+        // bl of the begin.
+        let calls: Vec<u8> =
+            (0..5000_u32).flat_map(|i| (0x9400_0000 | (0x400_0000 - i) & 0x3ff_ffff).to_le_bytes()).collect();
+        let calls = code(&calls, Architecture::Arm64);
+        assert_eq!(calls.calls(&[0x1000]).len(), MAX_SPOTS);
+        assert_eq!(calls.at_calls(0x1000, 0).len(), MAX_SPOTS);
+    }
+
+    /// Words that look like code more often than noise does: whole instructions of prologues and calls.
+    fn amd64() -> impl Strategy<Value = Vec<u8>> {
+        let pieces = prop_oneof![
+            Just(vec![0x49, 0x3b, 0x66, 0x10]), // cmp 0x10(%r14),%rsp
+            Just(vec![0x76, 0x20]),             // jbe
+            Just(vec![0x55]),                   // push %rbp
+            Just(vec![0x48, 0x89, 0xc1]),       // mov %rax,%rcx
+            Just(vec![0x48, 0x8b, 0x53, 0x10]), // mov 0x10(%rbx),%rdx
+            Just(vec![0xb8, 0x64, 0, 0, 0]),    // mov $100,%eax
+            Just(vec![0x31, 0xc0]),             // xor %eax,%eax
+            Just(vec![0xc3]),                   // ret
+            Just(vec![0x06]),                   // none
+            (-64_i32..64).prop_map(|to| [&[0xe8][..], &to.to_le_bytes()].concat()),
+            any::<i8>().prop_map(|to| vec![0xeb, to as u8]),
+            (0..4096_u32).prop_map(|to| [&[0x48, 0x8d, 0x05][..], &to.to_le_bytes()].concat()),
+            prop::collection::vec(any::<u8>(), 0..8),
+        ];
+        prop::collection::vec(pieces, 0..48).prop_map(|pieces| pieces.concat())
+    }
+
+    fn arm64() -> impl Strategy<Value = Vec<u8>> {
+        let words = prop_oneof![
+            Just(0xf940_0b90_u32), // ldr x16,[x28,#16]
+            Just(0xeb30_63ff),     // cmp sp,x16
+            Just(0x5400_06a9),     // b.ls
+            Just(0xaa00_03e1),     // mov x1,x0
+            Just(0xd65f_03c0),     // ret
+            (0..64_u32).prop_map(|to| 0x9400_0000 | to),
+            (0x3ff_ffc0..0x400_0000_u32).prop_map(|to| 0x9400_0000 | to),
+            (0..64_u32).prop_map(|to| 0x1400_0000 | to),
+            any::<u32>().prop_map(|bits| bits & 0x60ff_ffff | 0x9000_0000), // adrp
+            any::<u32>().prop_map(|bits| bits & 0x003f_ffff | 0x9100_0000), // add
+            any::<u32>(),
+        ];
+        prop::collection::vec(words, 0..64)
+            .prop_map(|words| words.into_iter().flat_map(u32::to_le_bytes).collect())
+    }
+
+    proptest! {
+        #[test]
+        fn safe_2_whatever_the_bytes_a_place_is_an_instruction(
+            bytes in prop_oneof![amd64(), arm64(), prop::collection::vec(any::<u8>(), 0..300)],
+            address in prop_oneof![Just(0x40_1000), any::<u64>(), (0..512_u64).prop_map(|back| u64::MAX - back)],
+        ) {
+            code_holds(&bytes, address, Architecture::Amd64);
+            code_holds(&bytes, address & !3, Architecture::Arm64);
+        }
     }
 }

@@ -16,8 +16,10 @@ use gimli::{
     LittleEndian, UnitHeader, UnitOffset,
 };
 use object::elf::{EM_AARCH64, EM_X86_64, R_AARCH64_RELATIVE, R_X86_64_RELATIVE, SHT_RELA};
-use object::read::elf::{ElfFile64, FileHeader, SectionHeader, Sym};
-use object::{CompressionFormat, LittleEndian as ElfEndian, Object, ObjectSection, ObjectSegment};
+use object::read::elf::{ElfFile64, ElfSection64, FileHeader, SectionHeader, Sym};
+use object::{
+    CompressionFormat, LittleEndian as ElfEndian, Object, ObjectSection, ObjectSegment, SectionIndex,
+};
 
 use super::{FIELDS, Layout, LayoutError, SIZE};
 
@@ -27,7 +29,7 @@ type File<'data> = ElfFile64<'data, ElfEndian>;
 
 /// A Go program has some 40 sections.
 const MAX_SECTIONS: usize = 512;
-/// A decompressed section may have this size: `.debug_info` of a program of 125 MB has a quarter of it.
+/// The decompressed sections may have this size together: `.debug_info` of a program of 125 MB has a quarter of it.
 const MAX_SECTION: u64 = 256 << 20;
 /// DEFLATE can't do better than this, Zstandard hardly does on DWARF.
 const MAX_RATIO: u64 = 1100;
@@ -45,6 +47,8 @@ const MAX_NAME: usize = 64;
 const MAX_TYPEDEFS: usize = 16;
 /// No field of ours is beyond this: `runtime.p`, the largest structure, has 16 KB.
 const MAX_OFFSET: u64 = 1 << 20;
+/// `runtime.g` has some 500 bytes; many are read at once.
+const MAX_G: u32 = 4096;
 /// `runtime.waitReasonStrings` has about 45 texts of at most 30 bytes.
 const MAX_WAIT_REASONS: u64 = 255;
 const MAX_WAIT_REASON: u64 = 256;
@@ -69,7 +73,12 @@ fn within(elf: &[u8], steps: u64) -> Result<Layout, LayoutError> {
     }
     let sections = Sections::load(&file)?;
     let offsets = sections.offsets(steps)?;
-    Layout::from_offsets(|key| offsets.get(key).copied(), wait_reasons(&file).unwrap_or_default())
+    let layout =
+        Layout::from_offsets(|key| offsets.get(key).copied(), wait_reasons(&file).unwrap_or_default())?;
+    if layout.g.size == 0 || layout.g.size > MAX_G {
+        return Err(malformed("DWARF", &format!("it says that a runtime.g has {} bytes", layout.g.size)));
+    }
+    Ok(layout)
 }
 
 fn malformed(what: &'static str, why: &impl ToString) -> LayoutError {
@@ -80,16 +89,42 @@ fn dwarf_error(error: gimli::Error) -> LayoutError {
     malformed("DWARF", &error)
 }
 
+/// A section by its name, or by the name that it has when it is compressed in the old way. Names are compared in
+/// place: to look for the end of each would take as long as the file says.
+fn by_name<'data, 'file>(
+    file: &'file File<'data>,
+    name: &str,
+) -> Option<ElfSection64<'data, 'file, ElfEndian>> {
+    let names = usize::try_from(file.elf_header().shstrndx(ElfEndian, file.data()).ok()?).ok()?;
+    let names = file.elf_section_table().section(SectionIndex(names)).ok()?;
+    let names = names.data(ElfEndian, file.data()).ok()?;
+    let is = |start: usize| {
+        let rest = names.get(start..)?;
+        let rest = rest.strip_prefix(b".z").or_else(|| rest.strip_prefix(b"."))?;
+        let rest = rest.strip_prefix(name.strip_prefix('.')?.as_bytes())?;
+        (rest.first() == Some(&0)).then_some(())
+    };
+    let mut sections = file.elf_section_table().enumerate();
+    let (index, _) = sections
+        .find(|(_, section)| usize::try_from(section.sh_name(ElfEndian)).ok().and_then(is).is_some())?;
+    file.section_by_index(index).ok()
+}
+
 /// A section's contents, decompressed; `None` if there is no such section.
-fn section<'data>(file: &File<'data>, name: &'static str) -> Result<Option<Cow<'data, [u8]>>, LayoutError> {
-    let Some(section) = file.section_by_name(name) else { return Ok(None) };
+fn section<'data>(
+    file: &File<'data>,
+    name: &'static str,
+    left: &mut u64,
+) -> Result<Option<Cow<'data, [u8]>>, LayoutError> {
+    let Some(section) = by_name(file, name) else { return Ok(None) };
     let compressed = section.compressed_data().map_err(|error| malformed(name, &error))?;
     if compressed.format != CompressionFormat::None {
         let ratio = (compressed.data.len() as u64).saturating_mul(MAX_RATIO);
-        let limit = MAX_SECTION.min(ratio);
+        let limit = ratio.min(*left);
         if compressed.uncompressed_size > limit {
             return Err(LayoutError::TooLarge { what: name, size: compressed.uncompressed_size, limit });
         }
+        *left -= compressed.uncompressed_size;
     }
     compressed.decompress().map(Some).map_err(|error| malformed(name, &error))
 }
@@ -104,14 +139,14 @@ struct Sections<'data> {
 
 impl<'data> Sections<'data> {
     fn load(file: &File<'data>) -> Result<Self, LayoutError> {
-        let needed = |name| section(file, name)?.ok_or(LayoutError::NoDwarf);
-        // Go writes all names in place; only a file rewritten by other tools has these.
-        let optional = |name| Ok(section(file, name)?.unwrap_or_default());
+        let mut left = MAX_SECTION;
+        let mut section = |name| section(file, name, &mut left);
         Ok(Self {
-            info: needed(".debug_info")?,
-            abbrev: needed(".debug_abbrev")?,
-            str: optional(".debug_str")?,
-            line_str: optional(".debug_line_str")?,
+            info: section(".debug_info")?.ok_or(LayoutError::NoDwarf)?,
+            abbrev: section(".debug_abbrev")?.ok_or(LayoutError::NoDwarf)?,
+            // Go writes all names in place; only a file rewritten by other tools has these.
+            str: section(".debug_str")?.unwrap_or_default(),
+            line_str: section(".debug_line_str")?.unwrap_or_default(),
         })
     }
 

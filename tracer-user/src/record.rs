@@ -1,4 +1,5 @@
-//! From the bytes of a record to an event of the model.
+//! From the bytes of a ring record to an event of the model: pure, and without aya, so that it can be tried on any
+//! bytes.
 
 use bytemuck::{Pod, checked, pod_read_unaligned};
 use tracer_ebpf::decide::{is_crash, is_stacked};
@@ -11,17 +12,17 @@ use crate::model::{CallStack, CrashRecord, CrashText, Event, EventKind, GcTrigge
 
 /// A decoded record, and what the drain needs to know of it.
 #[derive(Debug)]
-pub(super) struct Decoded {
-    pub(super) probe: Probe,
-    pub(super) cpu: u16,
-    pub(super) sequence: u32,
+pub(crate) struct Decoded {
+    pub(crate) probe: Probe,
+    pub(crate) cpu: u16,
+    pub(crate) sequence: u32,
     /// `m.procid` was the thread that hit the probe.
-    pub(super) procid_matches: bool,
-    pub(super) event: Event,
+    pub(crate) procid_matches: bool,
+    pub(crate) event: Event,
 }
 
 /// Decodes a record; `None` if it is none of ours. Addresses become linked ones.
-pub(super) fn decode(bytes: &[u8], bias: u64) -> Option<Decoded> {
+pub(crate) fn decode(bytes: &[u8], bias: u64) -> Option<Decoded> {
     let header: EventHeader = read(bytes)?;
     let probe = Probe::from_wire(header.probe)?;
     let linked = |address: u64| if address == 0 { 0 } else { address.wrapping_sub(bias) };

@@ -1,0 +1,251 @@
+//! Memory of a Go process that lies: a small runtime that holds together, and an input that says where it does not.
+
+use std::cell::Cell;
+use std::hint::black_box;
+
+use super::random::Random;
+use super::said;
+use crate::binary::GoBinary;
+use crate::memory::{ReadError, Reader, Runtime, Symbolizer};
+
+/// Where the executable is loaded.
+const BIAS: u64 = 0x1_0000;
+/// Where the heap begins, as Go has it.
+const HEAP: u64 = 0xc0_0000_0000;
+/// Where the arrays of pointers are in it, and then one stretch for each kind of structure.
+const ARRAYS: u64 = HEAP;
+const GS: u64 = HEAP + 0x1_0000;
+const MS: u64 = HEAP + 0x4_0000;
+const PS: u64 = HEAP + 0x5_0000;
+const STACKS: u64 = HEAP + 0x8_0000;
+const HEAP_SIZE: usize = 0x10_0000;
+/// Bytes of each.
+const G_STRIDE: u64 = 0x800;
+const M_STRIDE: u64 = 0x1000;
+const P_STRIDE: u64 = 0x4000;
+const STACK_SIZE: u64 = 0x2000;
+const COUNTS: (u64, u64, u64) = (40, 5, 3);
+/// Reads that one look at a process of this size may take, with everything in it a lie.
+const MOST_READS: u64 = 4_000_000;
+
+/// What is at some place instead, from a read on: memory changes while it is read.
+struct Lie {
+    address: u64,
+    /// `None`: nothing is mapped there.
+    value: Option<u64>,
+    since: u64,
+}
+
+/// A process that is as it should be.
+#[derive(Debug)]
+pub struct Honest<'a> {
+    binary: &'a GoBinary,
+    globals: (u64, Vec<u8>),
+    heap: Vec<u8>,
+}
+
+struct Lies<'a> {
+    process: &'a Honest<'a>,
+    lies: Vec<Lie>,
+    reads: Cell<u64>,
+}
+
+impl<'a> Honest<'a> {
+    fn region(&self, address: u64) -> Option<(u64, &[u8])> {
+        let inside = |start: u64, bytes: &[u8]| address.wrapping_sub(start) < bytes.len() as u64;
+        if inside(HEAP, &self.heap) {
+            Some((HEAP, &self.heap))
+        } else if inside(self.globals.0, &self.globals.1) {
+            Some((self.globals.0, &self.globals.1))
+        } else {
+            None
+        }
+    }
+
+    fn put(&mut self, address: u64, value: u64) {
+        let (start, bytes) =
+            if address >= HEAP { (HEAP, &mut self.heap) } else { (self.globals.0, &mut self.globals.1) };
+        let at = usize::try_from(address.wrapping_sub(start)).unwrap_or(usize::MAX);
+        if let Some(word) = bytes.get_mut(at..at.saturating_add(8)) {
+            word.copy_from_slice(&value.to_le_bytes());
+        }
+    }
+
+    /// A runtime that passes the check.
+    #[must_use]
+    pub fn new(binary: &'a GoBinary) -> Self {
+        let (layout, globals) = (binary.layout(), binary.globals());
+        let named = globals.named().map(|(_, address)| address.wrapping_add(BIAS));
+        let first = named.iter().copied().min().unwrap_or(0);
+        let last = named.iter().copied().max().unwrap_or(0);
+        // Real ones are less than a megabyte apart; what is further off faults.
+        let size = usize::try_from(last - first).unwrap_or(0).min(4 << 20) + (64 << 10);
+        let mut memory = Self { binary, globals: (first, vec![0; size]), heap: vec![0; HEAP_SIZE] };
+        let at = |address: u64, offset: u32| address.wrapping_add(BIAS).wrapping_add(u64::from(offset));
+        let (gs, ms, ps) = COUNTS;
+        for (global, array, count) in [(globals.allgs, ARRAYS, gs), (globals.allp, ARRAYS + 0x8000, ps)] {
+            for (index, value) in (0..).zip([array, count, count]) {
+                memory.put(at(global, index * 8), value);
+            }
+        }
+        memory.put(at(globals.allm, 0), MS);
+        memory.put(at(globals.sched, layout.sched.goidgen), 1000);
+        for index in 0..ps {
+            memory.put(ARRAYS + 0x8000 + index * 8, PS + index * P_STRIDE);
+            memory.put(PS + index * P_STRIDE + u64::from(layout.p.id), index);
+        }
+        for index in 0..ms {
+            let m = MS + index * M_STRIDE;
+            let next = if index + 1 == ms { 0 } else { m + M_STRIDE };
+            for (offset, value) in [
+                (layout.m.g0, GS + index * G_STRIDE),
+                (layout.m.alllink, next),
+                (layout.m.procid, 100 + index),
+                (layout.m.curg, GS + (ms + index) * G_STRIDE),
+            ] {
+                memory.put(m + u64::from(offset), value);
+            }
+        }
+        let functions = binary.symbols().functions();
+        for index in 0..gs {
+            let (g, stack) = (GS + index * G_STRIDE, STACKS + index * STACK_SIZE);
+            memory.put(ARRAYS + index * 8, g);
+            let function = functions.get(index as usize * 31 % functions.len().max(1));
+            let pc = function.map_or(0, |f| f.entry.wrapping_add(BIAS).wrapping_add(index & 7));
+            let status = [4, 1, 2, 3, 4, 6, 9, 4][index as usize & 7];
+            for (offset, value) in [
+                (layout.g.m, MS + index % ms * M_STRIDE),
+                (layout.g.goid, 1 + index),
+                (layout.g.stack_lo, stack),
+                (layout.g.stack_hi, stack + STACK_SIZE),
+                (layout.g.sched_sp, stack + 0x40 * (index + 1)),
+                (layout.g.sched_pc, pc),
+                (layout.g.syscallsp, stack + 0x80 * (index & 31) + 8),
+                (layout.g.syscallpc, pc),
+                (layout.g.startpc, pc),
+                (layout.g.gopc, pc),
+            ] {
+                memory.put(g + u64::from(offset), value);
+            }
+            let status_at = g + u64::from(layout.g.atomicstatus);
+            let word = memory.region(status_at).and_then(|(start, bytes)| {
+                let at = usize::try_from(status_at - start + 4).ok()?;
+                Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
+            });
+            memory.put(status_at, u64::from(word.unwrap_or(0)) << 32 | status);
+            for word in 0..STACK_SIZE / 8 {
+                let function = functions.get((index * 97 + word * 13) as usize % functions.len().max(1));
+                memory.put(
+                    stack + word * 8,
+                    function.map_or(0, |f| f.entry.wrapping_add(BIAS).wrapping_add(5)),
+                );
+            }
+        }
+        memory
+    }
+}
+
+impl Reader for Lies<'_> {
+    fn read(&self, address: u64, into: &mut [u8]) -> Result<(), ReadError> {
+        let read = self.reads.get() + 1;
+        self.reads.set(read);
+        assert!(read <= MOST_READS, "more than {MOST_READS} reads");
+        let fault = ReadError::Fault { address };
+        let (start, bytes) = self.process.region(address).ok_or_else(|| fault.clone())?;
+        let at = usize::try_from(address - start).map_err(|_| fault.clone())?;
+        let end = at.checked_add(into.len()).ok_or_else(|| fault.clone())?;
+        into.copy_from_slice(bytes.get(at..end).ok_or_else(|| fault.clone())?);
+        let len = into.len() as u64;
+        let told =
+            |lie: &&Lie| lie.since <= read && lie.address.wrapping_add(7).wrapping_sub(address) < len + 7;
+        for lie in self.lies.iter().filter(told) {
+            for (index, byte) in (0_u64..).zip(lie.value.unwrap_or(0).to_le_bytes()) {
+                let place = lie.address.wrapping_add(index).wrapping_sub(address);
+                if let Some(slot) = usize::try_from(place).ok().and_then(|place| into.get_mut(place)) {
+                    if lie.value.is_none() {
+                        return Err(fault);
+                    }
+                    *slot = byte;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Looks at a process whose memory the input speaks of: lies of sixteen bytes each, of a place (4 bytes), the read
+/// from which on (2), a kind (2) and a value (8).
+pub fn memory(process: &Honest<'_>, input: &[u8]) {
+    let mut memory = Lies { process, lies: Vec::new(), reads: Cell::new(0) };
+    let binary = process.binary;
+    let (start, size) = (process.globals.0, process.globals.1.len() as u64);
+    let functions = binary.symbols().functions();
+    for chunk in input.as_chunks::<16>().0 {
+        let word = u64::from_le_bytes(*chunk.first_chunk().unwrap_or(&[0; 8]));
+        let value = u64::from_le_bytes(*chunk.last_chunk().unwrap_or(&[0; 8]));
+        let (place, since, kind) = (word & 0xffff_ffff, word >> 32 & 0xffff, word >> 48);
+        let globals = binary.globals().named();
+        let address = match kind & 7 {
+            0 => HEAP + place % HEAP_SIZE as u64,
+            1 => GS + place % (COUNTS.0 * G_STRIDE),
+            2 => MS + place % (COUNTS.1 * M_STRIDE),
+            3 => ARRAYS + place % 0x400,
+            4 => STACKS + place % (COUNTS.0 * STACK_SIZE),
+            5 => start + place % size,
+            _ => globals[(place >> 16) as usize % globals.len()].1.wrapping_add(BIAS) + (place & 0x1f8),
+        };
+        let value = match kind >> 3 & 7 {
+            0 => Some(value),
+            1 => Some(value & 0xff),
+            2 => Some(GS + value % (COUNTS.0 * G_STRIDE)),
+            3 => Some(STACKS + value % (COUNTS.0 * STACK_SIZE)),
+            4 => functions
+                .get(value as usize % functions.len().max(1))
+                .map(|f| f.entry.wrapping_add(BIAS).wrapping_add(value >> 56)),
+            5 => Some(MS + value % (COUNTS.1 * M_STRIDE)),
+            6 => None,
+            _ => Some(value & 0x3ff_ffff),
+        };
+        memory.lies.push(Lie { address: address & !7, value, since });
+    }
+    look(&Runtime::over(memory, binary, BIAS), input.is_empty());
+}
+
+fn look(runtime: &Runtime<'_, Lies<'_>>, honest: bool) {
+    let checked = runtime.check_again();
+    assert!(!honest || checked.is_ok(), "an honest process is refused: {checked:?}");
+    // A process that passed may become anything afterwards, so what follows runs either way.
+    checked.as_ref().err().into_iter().for_each(said);
+    runtime.count_goroutines().as_ref().err().into_iter().for_each(said);
+    runtime.figures().as_ref().err().into_iter().for_each(said);
+    match runtime.snapshot() {
+        Ok(snapshot) => {
+            let mut symbolizer = Symbolizer::default();
+            assert!(snapshot.goroutines.windows(2).all(|pair| pair[0].goid < pair[1].goid));
+            assert!(!honest || snapshot.goroutines.len() > 20, "{}", snapshot.goroutines.len());
+            for goroutine in &snapshot.goroutines {
+                assert!(goroutine.stack.pcs.len() <= 256);
+                for pc in goroutine.stack.pcs.iter().take(4) {
+                    symbolizer.innermost_physical(runtime.binary(), *pc);
+                }
+                black_box(runtime.wait_reason(goroutine.wait_reason));
+            }
+        }
+        Err(error) => said(&error),
+    }
+}
+
+/// An input of [`memory()`] with some lies.
+#[must_use]
+pub fn memory_input(random: &mut Random) -> Vec<u8> {
+    let count = random.below(24) as usize + 1;
+    let mut input = Vec::with_capacity(count * 16);
+    for _ in 0..count {
+        let since = if random.below(2) == 0 { 0 } else { random.below(2000) };
+        let place = random.word() & 0xffff_ffff;
+        input.extend((place | since << 32 | random.below(64) << 48).to_le_bytes());
+        let value = random.word() >> random.below(64);
+        input.extend(value.to_le_bytes());
+    }
+    input
+}
