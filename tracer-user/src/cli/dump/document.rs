@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
 
-use gotrail::memory::{Case, Goroutine, Labels, Pc, Symbolizer, Target, Wait, monotonic_ns};
+use gotrail::memory::{Case, Direction, Goroutine, Labels, Pc, Symbolizer, Target, Wait, monotonic_ns};
 use serde_json::{Map, Value, json};
 
 use super::super::args::DumpArgs;
@@ -108,7 +108,7 @@ fn wait(dump: &Dump<'_>, wait: &Wait, waiting: &HashMap<Target, usize>) -> Value
             .iter()
             .map(|case| {
                 let mut value = channel(dump, case.channel);
-                value["direction"] = json!(case.direction.map(|direction| direction.name()));
+                value["direction"] = json!(case.direction.map(Direction::name));
                 value["goroutines_waiting"] = json!(count(Target::Channel(case.channel)));
                 value
             })
