@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::bpf;
+use crate::gotool;
 
 /// Names the list of emulated machines that were run.
 const MACHINES: &str = "GOTRAIL_MACHINES";
@@ -25,6 +26,8 @@ pub enum Need {
     Fixtures,
     /// The program that knows what is true of an executable.
     Oracle,
+    /// A Go toolchain.
+    Go,
     /// Root, and a kernel that lets it load eBPF programs.
     Root,
     /// A program of the outside world.
@@ -43,6 +46,7 @@ impl Need {
                 gotrail().and_then(|_| list("GOTRAIL_FIXTURES")).err().map(|e| format!("{e:#}"))
             }
             Self::Oracle => oracle().err().map(|e| format!("{e:#}")),
+            Self::Go => gotool::go().err().map(|e| format!("{e:#}")),
             Self::Root => no_root().or_else(no_bpf),
             Self::KernelThread => no_kernel_thread(),
             Self::Backend(name) => backend(name).err().map(|e| format!("{e:#}")),
@@ -99,7 +103,7 @@ pub fn skip(path: &str, needs: &[Need]) -> bool {
     // the task runner to say, which fails itself where one that it was told to run can't be made.
     let may_lack = match need {
         Need::KernelThread | Need::Machine(_) => true,
-        Need::Fixtures | Need::Oracle | Need::Root | Need::Backend(_) => false,
+        Need::Fixtures | Need::Oracle | Need::Go | Need::Root | Need::Backend(_) => false,
     };
     if is_everything_required() && !may_lack {
         panic!("{name} can't run, although everything is required here: {why}");

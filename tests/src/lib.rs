@@ -10,6 +10,7 @@ pub mod code;
 pub mod damage;
 pub mod env;
 pub mod fixture;
+pub mod gotool;
 pub mod http;
 pub mod json;
 pub mod machine;

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "an error of the harness is a failed test, and its chain says why")]
 #![expect(clippy::panic, reason = "helpers of tests fail as tests do")]
 
+mod churn;
 mod counts;
 mod crash;
 mod deadlock;
@@ -12,6 +13,7 @@ mod demo;
 mod dump;
 mod ends;
 mod export;
+mod forms;
 mod hostile;
 mod inspect;
 mod kinds;
@@ -22,3 +24,4 @@ mod real_program;
 mod refusals;
 mod tampered;
 mod vm;
+mod waits;

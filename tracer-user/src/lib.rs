@@ -7,7 +7,7 @@
 pub mod agent;
 pub mod binary;
 pub mod detect;
-#[cfg(feature = "otlp")]
+#[cfg(any(feature = "probe", feature = "otlp"))]
 pub mod export;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]

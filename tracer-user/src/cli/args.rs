@@ -25,7 +25,9 @@ pub(crate) enum Command {
     )]
     Attach(AttachArgs),
     /// Print every goroutine of a process, with its stack, without stopping it
-    #[command(after_help = "Examples:\n  gotrail dump 4711\n  gotrail dump 4711 --format json")]
+    #[command(
+        after_help = "Examples:\n  gotrail dump 4711\n  gotrail dump 4711 --group --filter 'reason=chan receive,age>=30s'\n  gotrail dump 4711 --waits\n  gotrail dump 4711 --filter 'func=net/http.(*conn)' --format json\n  gotrail dump 4711 --format pprof > goroutines.pb && go tool pprof -http : goroutines.pb\n  gotrail dump 4711 --format folded | flamegraph.pl > goroutines.svg"
+    )]
     Dump(DumpArgs),
     /// List the Go processes of this host
     Ps(PsArgs),
@@ -132,7 +134,7 @@ impl AttachArgs {
 }
 
 /// `90s`, `5m`, `1m30s`; a number alone is seconds.
-fn time(text: &str) -> Result<Duration, String> {
+pub(crate) fn time(text: &str) -> Result<Duration, String> {
     if let Ok(seconds) = text.parse::<u32>() {
         return Ok(Duration::from_secs(u64::from(seconds)));
     }
@@ -143,16 +145,42 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// Forms of `gotrail dump`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DumpFormat {
+    /// The text of a Go traceback (debug=2)
+    Human,
+    /// JSON, with what each goroutine waits on and its labels
+    Json,
+    /// A profile for `go tool pprof`
+    Pprof,
+    /// Folded stacks for flame graphs: `frame;frame;frame count`
+    Folded,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct DumpArgs {
     /// Process to read
     pub(crate) pid: u32,
-    /// Form of the answer: the text of a Go traceback, or JSON
-    #[arg(long, value_enum, default_value_t = Format::Human)]
-    pub(crate) format: Format,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value_t = DumpFormat::Human)]
+    pub(crate) format: DumpFormat,
     /// Show the runtime's own goroutines too
     #[arg(long)]
     pub(crate) system: bool,
+    /// Show goroutines with the same stack and state as one, the most frequent first
+    #[arg(long)]
+    pub(crate) group: bool,
+    /// Show the channels, locks and other things that goroutines wait on, those with the most waiters first
+    #[arg(long)]
+    pub(crate) waits: bool,
+    /// Show only goroutines with state=, reason=, func=, label=KEY or label=KEY:VALUE, goid=, age>= or age<
+    /// (Go's own estimate, rather too old); the same name twice is either, different names are both
+    #[arg(long, value_name = "CONDITION[,CONDITION]")]
+    pub(crate) filter: Vec<String>,
+    /// Do not copy pprof labels out of the process
+    #[arg(long)]
+    pub(crate) no_labels: bool,
 }
 
 #[derive(Debug, Args)]

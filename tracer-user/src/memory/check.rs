@@ -8,11 +8,25 @@ use super::runtime::{Runtime, RuntimeError};
 
 /// More goroutines, Ps or Ms than any process has.
 const ABSURD: u64 = 1 << 27;
+/// Times that the whole is looked at before it is held to be wrong.
+const LOOKS: usize = 4;
 /// Goroutines looked at by the check.
 const SAMPLE: usize = 64;
 
 impl<R: Reader> Runtime<'_, R> {
+    /// The process runs on while it is looked at, and a structure that it writes just then does not hold together: its
+    /// stack may be moving. What fails is looked at again; with wrong offsets it fails each time.
     pub(super) fn self_check(&self) -> Result<(), RuntimeError> {
+        for _ in 1..LOOKS {
+            match self.check_once() {
+                Err(RuntimeError::SelfCheck { .. }) => {}
+                done => return done,
+            }
+        }
+        self.check_once()
+    }
+
+    fn check_once(&self) -> Result<(), RuntimeError> {
         self.check_threads()?;
         self.check_processors()?;
         self.check_goroutines()

@@ -103,8 +103,11 @@ pub struct Goroutine {
     pub status: Status,
     /// Index into `runtime.waitReasonStrings`; meaningful while parked.
     pub wait_reason: u8,
-    /// When the GC first saw it parked, `CLOCK_MONOTONIC` ns; 0 if it did not. A lower bound of the age.
+    /// `g.waitsince`, from which Go's own tracebacks take the age, `CLOCK_MONOTONIC` ns; 0 if no GC cycle has seen
+    /// it parked. The begin of the cycle *before* the one that saw it: it may have been parked only later.
     pub wait_since_ns: u64,
+    /// When it was parked for certain, `CLOCK_MONOTONIC` ns; 0 if that is not known of any moment before this.
+    pub parked_by_ns: u64,
     /// Return address of its `go` statement, linked.
     pub gopc: u64,
     /// Entry of its start function, linked.

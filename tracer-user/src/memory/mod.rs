@@ -2,23 +2,35 @@
 //! target is never stopped, written to or probed.
 
 mod check;
+mod details;
 mod figures;
 mod goroutine;
+mod holders;
+mod labels;
 mod live;
+mod lock;
+mod parked;
 mod reader;
 mod runtime;
+mod semaphore;
 mod snapshot;
 mod stack;
 mod symbolizer;
+mod wait;
 
+pub use details::{Details, Want};
 pub use figures::Figures;
 pub use goroutine::{Goroutine, Park, Status};
+pub use holders::Holders;
+pub use labels::{Labels, MAX_LABELS};
 pub use live::LiveMemory;
+pub use lock::{Lock, LockState};
 pub use reader::{ReadError, Reader};
 pub use runtime::{Runtime, RuntimeError};
 pub use snapshot::Snapshot;
 pub use stack::{Pc, Stack};
 pub use symbolizer::Symbolizer;
+pub use wait::{Case, Channel, Direction, MAX_CASES, Target, Wait};
 
 /// `CLOCK_MONOTONIC` in nanoseconds: the clock of Go's `nanotime` and of the probes' records (TIME-1).
 #[must_use]

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::details::{Budget, Details, Want};
 use super::figures::Figures;
 use super::goroutine::{Goroutine, Park, Status};
 use super::monotonic_ns;
@@ -44,9 +45,16 @@ impl Snapshot {
 }
 
 /// One g structure, and where it is.
-struct RawG<'a> {
-    address: u64,
-    bytes: &'a [u8],
+pub(super) struct RawG<'a> {
+    pub(super) address: u64,
+    pub(super) bytes: &'a [u8],
+}
+
+/// Where what is read goes.
+struct Into<'a> {
+    want: Want,
+    goroutines: &'a mut Vec<Goroutine>,
+    details: &'a mut Details,
 }
 
 impl<R: Reader> Runtime<'_, R> {
@@ -55,6 +63,14 @@ impl<R: Reader> Runtime<'_, R> {
     /// # Errors
     /// [`RuntimeError::Read`], with `Gone` if the process ends meanwhile.
     pub fn snapshot(&self) -> Result<Snapshot, RuntimeError> {
+        Ok(self.snapshot_with(Want::default())?.0)
+    }
+
+    /// Takes a snapshot, with more about each goroutine.
+    ///
+    /// # Errors
+    /// As [`Runtime::snapshot`].
+    pub fn snapshot_with(&self, want: Want) -> Result<(Snapshot, Details), RuntimeError> {
         let taken_ns = monotonic_ns();
         let size = self.binary.layout().g.size as usize;
         let (at, len, _) = self.slice(self.binary.globals().allgs)?;
@@ -64,7 +80,8 @@ impl<R: Reader> Runtime<'_, R> {
         let mut unread = 0;
         let mut unwinder = Unwinder::new(self.binary, self.bias);
         let mut system = SystemStarts::default();
-        let mut long_stacks = LONG_STACKS;
+        let mut details = Details::default();
+        let (mut long_stacks, mut budget) = (LONG_STACKS, Budget::default());
         // A bounded number at a time, so that memory stays bounded with a million of them.
         for chunk in addresses.chunks(STACK_BATCH / STACK_WINDOW as usize) {
             let parts: Vec<(u64, usize)> = chunk.iter().map(|g| (*g, size)).collect();
@@ -77,20 +94,22 @@ impl<R: Reader> Runtime<'_, R> {
                     alive.push(RawG { address: *address, bytes });
                 }
             }
-            self.read_chunk(
-                &alive,
-                &threads,
-                (&mut unwinder, &mut long_stacks),
-                &mut system,
-                &mut goroutines,
-            )?;
+            let mut into = Into { want, goroutines: &mut goroutines, details: &mut details };
+            let limits = (&mut long_stacks, &mut budget);
+            self.read_chunk(&alive, &threads, (&mut unwinder, limits), &mut system, &mut into)?;
+        }
+        // Read after the goroutines: a cycle that these know of is there.
+        let cycles = self.cycles()?;
+        for g in &mut goroutines {
+            g.parked_by_ns = cycles.parked_by(g.wait_since_ns);
         }
         goroutines.sort_by_key(|g| g.goid);
         // A goroutine that ended, and one that got its g structure, may both be there.
         goroutines.dedup_by_key(|g| g.goid);
         let torn = goroutines.iter().filter(|g| g.torn).count();
         let figures = self.figures()?;
-        Ok(Snapshot { taken_ns, took_ns: monotonic_ns() - taken_ns, goroutines, torn, unread, figures })
+        let took_ns = monotonic_ns() - taken_ns;
+        Ok((Snapshot { taken_ns, took_ns, goroutines, torn, unread, figures }, details))
     }
 
     /// How many goroutines exist, the runtime's own left out as far as it counts them itself
@@ -113,7 +132,7 @@ impl<R: Reader> Runtime<'_, R> {
         Ok(alive.saturating_sub(u64::from(system.map_err(|e| self.read_error(e))?)))
     }
 
-    fn status(&self, g: &[u8]) -> Status {
+    pub(super) fn status(&self, g: &[u8]) -> Status {
         Status::from_word(u32_at(g, self.binary.layout().g.atomicstatus))
     }
 
@@ -143,40 +162,56 @@ impl<R: Reader> Runtime<'_, R> {
         &self,
         raws: &[RawG<'_>],
         threads: &HashMap<u64, u32>,
-        unwinding: (&mut Unwinder<'_>, &mut u64),
+        unwinding: (&mut Unwinder<'_>, (&mut u64, &mut Budget)),
         system: &mut SystemStarts,
-        into: &mut Vec<Goroutine>,
+        into: &mut Into<'_>,
     ) -> Result<(), RuntimeError> {
         let size = self.binary.layout().g.size as usize;
-        let (unwinder, long_stacks) = unwinding;
-        let stacks = self.stacks(raws, unwinder, long_stacks)?;
-        let again: Vec<(u64, usize)> = raws.iter().map(|raw| (raw.address, size)).collect();
-        let (bytes, read) = self.memory.read_batch(&again).map_err(|e| self.read_error(e))?;
-        let mut changed = Vec::new();
-        for (((raw, stack), now), read) in raws.iter().zip(stacks).zip(bytes.chunks_exact(size)).zip(&read) {
-            if *read && self.unchanged(raw.bytes, now) {
-                into.push(self.goroutine(raw, stack, false, threads, system));
+        let (unwinder, (long_stacks, budget)) = unwinding;
+        let mut read_all = |raws: &[RawG<'_>]| {
+            let stacks = self.stacks(raws, unwinder, long_stacks)?;
+            let draft = self.draft(into.want, raws, unwinder, budget)?;
+            let again: Vec<(u64, usize)> = raws.iter().map(|raw| (raw.address, size)).collect();
+            let (bytes, read) = self.memory.read_batch(&again).map_err(|e| self.read_error(e))?;
+            Ok::<_, RuntimeError>((stacks, draft, bytes, read))
+        };
+        let is_same = |raw: &RawG<'_>, now: &[u8]| {
+            self.unchanged(raw.bytes, now) && self.same_details(into.want, raw.bytes, now)
+        };
+        let (stacks, draft, bytes, read) = read_all(raws)?;
+        let (mut changed, mut unchanged) = (Vec::new(), Vec::new());
+        let now = bytes.chunks_exact(size).zip(&read);
+        for (index, ((raw, stack), (now, read))) in raws.iter().zip(stacks).zip(now).enumerate() {
+            if *read && is_same(raw, now) {
+                let goroutine = self.goroutine(raw, stack, false, threads, system);
+                unchanged.push((index, goroutine.goid));
+                into.goroutines.push(goroutine);
             } else if *read && self.status(now).is_alive() {
                 changed.push(RawG { address: raw.address, bytes: now });
             }
         }
+        into.details.absorb(draft, &unchanged);
         if changed.is_empty() {
             return Ok(());
         }
-        let stacks = self.stacks(&changed, unwinder, long_stacks)?;
-        let again: Vec<(u64, usize)> = changed.iter().map(|raw| (raw.address, size)).collect();
-        let (bytes, read) = self.memory.read_batch(&again).map_err(|e| self.read_error(e))?;
-        for (((raw, stack), now), read) in changed.iter().zip(stacks).zip(bytes.chunks_exact(size)).zip(&read)
-        {
-            let whole = *read && self.unchanged(raw.bytes, now);
+        let (stacks, draft, bytes, read) = read_all(&changed)?;
+        unchanged.clear();
+        let now = bytes.chunks_exact(size).zip(&read);
+        for (index, ((raw, stack), (now, read))) in changed.iter().zip(stacks).zip(now).enumerate() {
+            let whole = *read && is_same(raw, now);
             let stack = if whole { stack } else { Stack::default() };
-            into.push(self.goroutine(raw, stack, !whole, threads, system));
+            let goroutine = self.goroutine(raw, stack, !whole, threads, system);
+            if whole {
+                unchanged.push((index, goroutine.goid));
+            }
+            into.goroutines.push(goroutine);
         }
+        into.details.absorb(draft, &unchanged);
         Ok(())
     }
 
     /// Whether a goroutine stayed as it was: same id, state, and place.
-    fn unchanged(&self, before: &[u8], after: &[u8]) -> bool {
+    pub(super) fn unchanged(&self, before: &[u8], after: &[u8]) -> bool {
         let g = &self.binary.layout().g;
         u64_at(before, g.goid) == u64_at(after, g.goid)
             && self.status(before) == self.status(after)
@@ -227,7 +262,7 @@ impl<R: Reader> Runtime<'_, R> {
     }
 
     /// Where a goroutine's stack is unwound from; `None` for one that runs, whose saved registers are old.
-    fn start(&self, g: &[u8]) -> Option<Start> {
+    pub(super) fn start(&self, g: &[u8]) -> Option<Start> {
         let layout = &self.binary.layout().g;
         let (lo, hi) = (u64_at(g, layout.stack_lo), u64_at(g, layout.stack_hi));
         let (pc, sp, exact) = match self.status(g) {
@@ -268,6 +303,7 @@ impl<R: Reader> Runtime<'_, R> {
             } else {
                 0
             },
+            parked_by_ns: 0,
             gopc: linked(u64_at(g, layout.gopc)),
             startpc,
             parent_goid: layout.parent_goid.map_or(0, |at| u64_at(g, at)),
@@ -282,16 +318,16 @@ impl<R: Reader> Runtime<'_, R> {
 }
 
 #[derive(Clone, Copy)]
-struct Start {
+pub(super) struct Start {
     pc: u64,
-    sp: u64,
-    hi: u64,
+    pub(super) sp: u64,
+    pub(super) hi: u64,
     exact: bool,
 }
 
 impl Start {
-    fn len(&self, most: u64) -> usize {
-        // At most STACK_MOST.
+    pub(super) fn len(&self, most: u64) -> usize {
+        // Stacks are far smaller than the address space.
         (self.hi - self.sp).min(most) as usize
     }
 }

@@ -1,6 +1,7 @@
 //! Unwinding a goroutine that is not running, from a copy of its stack.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use super::reader::u64_at;
 use crate::binary::{Architecture, GoBinary, Steps};
@@ -64,9 +65,35 @@ pub(super) struct StackCopy<'a> {
 }
 
 impl StackCopy<'_> {
+    /// The address behind its last byte.
+    pub(super) fn end(&self) -> u64 {
+        self.start.wrapping_add(self.bytes.len() as u64)
+    }
+
+    /// The words from one address to another, both within the copy.
+    pub(super) fn words(&self, range: Range<u64>) -> impl Iterator<Item = u64> {
+        range.step_by(8).map_while(|address| self.word(address))
+    }
+
     fn word(&self, address: u64) -> Option<u64> {
         let at = usize::try_from(address.checked_sub(self.start)?).ok()?;
         (at.checked_add(8)? <= self.bytes.len()).then(|| u64_at(&self.bytes[at..], 0))
+    }
+}
+
+/// A frame while unwinding.
+struct Cursor {
+    pc: u64,
+    sp: u64,
+    exact: bool,
+    innermost: bool,
+    /// The link register as the kernel's signal left it, where a frame was interrupted (arm64).
+    link: Option<u64>,
+}
+
+impl Cursor {
+    const fn new(pc: u64, sp: u64, exact: bool) -> Self {
+        Self { pc, sp, exact, innermost: true, link: None }
     }
 }
 
@@ -91,52 +118,89 @@ impl<'a> Unwinder<'a> {
     /// Unwinds from `pc` and `sp` (addresses of the process).
     pub(super) fn unwind(&mut self, pc: u64, sp: u64, exact: bool, copy: &StackCopy<'_>) -> (Stack, End) {
         let mut stack = Stack::default();
-        let (mut pc, mut sp, mut exact) = (pc, sp, exact);
-        // The link register as the kernel's signal left it, where a frame was interrupted (arm64).
-        let mut link = None;
+        let mut cursor = Cursor::new(pc, sp, exact);
         loop {
             if stack.pcs.len() == MAX_DEPTH || self.left == 0 {
                 stack.truncated = true;
                 return (stack, End::TooDeep);
             }
-            let address = pc.wrapping_sub(self.bias);
-            let Some(step) = self.step(address) else { return (stack, End::Lost) };
-            stack.pcs.push(Pc { address, exact });
-            self.left -= 1;
-            if step.top {
-                return (stack, End::Complete);
+            let (address, exact) = (cursor.pc.wrapping_sub(self.bias), cursor.exact);
+            let end = self.advance(&mut cursor, copy);
+            if end != Some(End::Lost) {
+                stack.pcs.push(Pc { address, exact });
+                self.left -= 1;
             }
-            let returned = match self.binary.architecture() {
-                Architecture::Amd64 => {
-                    let slot = sp.wrapping_add(step.frame_size);
-                    sp = slot.wrapping_add(8);
-                    copy.word(slot)
-                }
-                // Has not run yet: what it would return to is in g.sched.lr, and is goexit.
-                Architecture::Arm64 if stack.pcs.len() == 1 && step.at_entry => Some(0),
-                Architecture::Arm64 => {
-                    let saved = match link {
-                        Some(link) if step.frame_size == 0 => Some(link),
-                        _ => copy.word(sp),
-                    };
-                    sp = sp.wrapping_add(step.frame_size);
-                    saved
-                }
-            };
-            let Some(return_address) = returned else { return (stack, End::NeedsMore) };
-            if return_address == 0 {
-                return (stack, End::Complete);
+            if let Some(end) = end {
+                return (stack, end);
             }
-            link = None;
-            if step.interrupts && self.binary.architecture() == Architecture::Arm64 {
-                // sigctxt.pushCall saved the link register on the stack (runtime/signal_arm64.go) and took 16 bytes.
-                let Some(saved) = copy.word(sp) else { return (stack, End::NeedsMore) };
-                link = Some(saved);
-                sp = sp.wrapping_add(16);
-            }
-            exact = step.interrupts;
-            pc = return_address;
         }
+    }
+
+    /// The frames around the first one of a function that `wanted` accepts by name, among the `most` innermost:
+    /// from its own lowest address to the end of the frame that called it, where its arguments are kept.
+    pub(super) fn find(
+        &mut self,
+        pc: u64,
+        sp: u64,
+        copy: &StackCopy<'_>,
+        most: usize,
+        wanted: impl Fn(&str) -> bool,
+    ) -> Option<Range<u64>> {
+        let binary = self.binary;
+        let mut cursor = Cursor::new(pc, sp, true);
+        for _ in 0..most {
+            let name = binary.function_name(cursor.pc.wrapping_sub(self.bias))?;
+            let start = cursor.sp;
+            if self.advance(&mut cursor, copy).is_some() {
+                return None;
+            }
+            if wanted(name) {
+                // The caller may be the outermost frame, or end beyond the copy.
+                self.advance(&mut cursor, copy);
+                return Some(start..cursor.sp.min(copy.end()));
+            }
+        }
+        None
+    }
+
+    /// Goes from one frame to its caller; the reason if there is none that is known.
+    fn advance(&mut self, cursor: &mut Cursor, copy: &StackCopy<'_>) -> Option<End> {
+        let Some(step) = self.step(cursor.pc.wrapping_sub(self.bias)) else { return Some(End::Lost) };
+        if step.top {
+            return Some(End::Complete);
+        }
+        let returned = match self.binary.architecture() {
+            Architecture::Amd64 => {
+                let slot = cursor.sp.wrapping_add(step.frame_size);
+                cursor.sp = slot.wrapping_add(8);
+                copy.word(slot)
+            }
+            // Has not run yet: what it would return to is in g.sched.lr, and is goexit.
+            Architecture::Arm64 if cursor.innermost && step.at_entry => Some(0),
+            Architecture::Arm64 => {
+                let saved = match cursor.link {
+                    Some(link) if step.frame_size == 0 => Some(link),
+                    _ => copy.word(cursor.sp),
+                };
+                cursor.sp = cursor.sp.wrapping_add(step.frame_size);
+                saved
+            }
+        };
+        let Some(return_address) = returned else { return Some(End::NeedsMore) };
+        if return_address == 0 {
+            return Some(End::Complete);
+        }
+        cursor.innermost = false;
+        cursor.link = None;
+        if step.interrupts && self.binary.architecture() == Architecture::Arm64 {
+            // sigctxt.pushCall saved the link register on the stack (runtime/signal_arm64.go) and took 16 bytes.
+            let Some(saved) = copy.word(cursor.sp) else { return Some(End::NeedsMore) };
+            cursor.link = Some(saved);
+            cursor.sp = cursor.sp.wrapping_add(16);
+        }
+        cursor.exact = step.interrupts;
+        cursor.pc = return_address;
+        None
     }
 
     fn step(&mut self, address: u64) -> Option<Step> {

@@ -151,8 +151,8 @@ impl Goroutines {
                 Some(seen) if same_park => seen.parked_since_ns,
                 _ => snapshot.taken_ns,
             };
-            if g.park.is_some() && g.wait_since_ns != 0 {
-                parked_since_ns = parked_since_ns.min(g.wait_since_ns);
+            if g.park.is_some() && g.parked_by_ns != 0 {
+                parked_since_ns = parked_since_ns.min(g.parked_by_ns);
             }
             tracked.last = Some(Seen {
                 at_ns: snapshot.taken_ns,
@@ -223,6 +223,7 @@ mod tests {
             status: Status::Waiting,
             wait_reason: 14,
             wait_since_ns: 0,
+            parked_by_ns: 0,
             gopc: 0x100,
             startpc: 0x200,
             parent_goid: 1,

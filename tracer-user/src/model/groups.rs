@@ -203,6 +203,7 @@ mod tests {
                     status: Status::Waiting,
                     wait_reason: 14,
                     wait_since_ns: 0,
+                    parked_by_ns: 0,
                     gopc: 0x100,
                     startpc: 0x200,
                     parent_goid: 0,

@@ -1,0 +1,179 @@
+//! `--filter`: which goroutines are shown.
+
+use std::time::Duration;
+
+use gotrail::memory::{Goroutine, Symbolizer};
+
+use super::super::failure::{Failure, USAGE};
+use super::Dump;
+
+/// Conditions: those with the same name are alternatives, those with different names hold together.
+#[derive(Debug, Default)]
+pub(super) struct Filter {
+    states: Vec<String>,
+    reasons: Vec<String>,
+    functions: Vec<Pattern>,
+    labels: Vec<(String, Option<String>)>,
+    goids: Vec<u64>,
+    ages: Vec<Age>,
+}
+
+#[derive(Debug)]
+struct Age {
+    at_least: bool,
+    ns: u64,
+}
+
+/// A part of a name, where `*` stands for anything and `^` and `$` for its ends.
+#[derive(Debug)]
+struct Pattern {
+    from_start: bool,
+    to_end: bool,
+    pieces: Vec<String>,
+}
+
+impl Pattern {
+    fn new(text: &str) -> Self {
+        let (from_start, text) = text.strip_prefix('^').map_or((false, text), |rest| (true, rest));
+        let (to_end, text) = text.strip_suffix('$').map_or((false, text), |rest| (true, rest));
+        Self { from_start, to_end, pieces: text.split('*').map(str::to_owned).collect() }
+    }
+
+    fn matches(&self, name: &str) -> bool {
+        let Some((last, before)) = self.pieces.split_last() else { return true };
+        let mut rest = name;
+        for (index, piece) in before.iter().enumerate() {
+            rest = if index == 0 && self.from_start {
+                match rest.strip_prefix(piece.as_str()) {
+                    Some(rest) => rest,
+                    None => return false,
+                }
+            } else {
+                match rest.find(piece.as_str()) {
+                    Some(at) => &rest[at + piece.len()..],
+                    None => return false,
+                }
+            };
+        }
+        match (before.is_empty() && self.from_start, self.to_end) {
+            (true, true) => rest == last,
+            (true, false) => rest.starts_with(last.as_str()),
+            (false, true) => rest.ends_with(last.as_str()),
+            (false, false) => rest.contains(last.as_str()),
+        }
+    }
+}
+
+impl Filter {
+    /// Reads the conditions, each argument one or several with commas between.
+    pub(super) fn parse(arguments: &[String]) -> Result<Self, Failure> {
+        let mut filter = Self::default();
+        for condition in arguments.iter().flat_map(|argument| argument.split(',')) {
+            filter
+                .add(condition.trim())
+                .map_err(|why| Failure::new(USAGE, format!("--filter {condition}: {why}")))?;
+        }
+        Ok(filter)
+    }
+
+    fn add(&mut self, condition: &str) -> Result<(), String> {
+        if let Some(age) = condition.strip_prefix("age") {
+            let (at_least, text) = match (age.strip_prefix(">="), age.strip_prefix('<')) {
+                (Some(text), _) => (true, text),
+                (None, Some(text)) => (false, text),
+                (None, None) => return Err("write age>=30s or age<5m".to_owned()),
+            };
+            let ns = super::super::args::time(text).map(|age: Duration| age.as_nanos())?;
+            self.ages.push(Age { at_least, ns: u64::try_from(ns).unwrap_or(u64::MAX) });
+            return Ok(());
+        }
+        let (name, value) = condition
+            .split_once('=')
+            .filter(|(_, value)| !value.is_empty())
+            .ok_or_else(|| format!("{KNOWN}, each with a value"))?;
+        match name {
+            "state" => self.states.push(value.to_owned()),
+            "reason" => self.reasons.push(value.to_owned()),
+            "func" => self.functions.push(Pattern::new(value)),
+            "label" => self.labels.push(match value.split_once(':') {
+                Some((key, value)) => (key.to_owned(), Some(value.to_owned())),
+                None => (value.to_owned(), None),
+            }),
+            "goid" => self.goids.push(value.parse().map_err(|_| "an id is a whole number".to_owned())?),
+            _ => return Err(format!("there is no such condition; there are {KNOWN}")),
+        }
+        Ok(())
+    }
+
+    /// Whether labels have to be read for it.
+    pub(super) fn needs_labels(&self) -> bool {
+        !self.labels.is_empty()
+    }
+
+    /// Whether a goroutine is to be shown.
+    pub(super) fn holds(&self, dump: &Dump<'_>, g: &Goroutine, symbolizer: &mut Symbolizer) -> bool {
+        let state = dump.state(g);
+        any(&self.goids, |goid| *goid == g.goid)
+            && any(&self.states, |wanted| wanted == g.status.name() || wanted == state)
+            && any(&self.reasons, |part| {
+                g.status.is_parked() && dump.runtime.wait_reason(g.wait_reason).contains(part.as_str())
+            })
+            && self.ages.iter().all(|age| {
+                // An age that is not known is neither.
+                dump.age(g).is_some_and(|ns| (ns >= age.ns) == age.at_least)
+            })
+            && any(&self.labels, |(key, value)| has_label(dump, g, key, value.as_deref()))
+            && (self.functions.is_empty()
+                || g.stack.pcs.iter().any(|pc| {
+                    symbolizer
+                        .frames(dump.runtime.binary(), *pc)
+                        .iter()
+                        .any(|frame| self.functions.iter().any(|wanted| wanted.matches(&frame.function)))
+                }))
+    }
+}
+
+const KNOWN: &str = "state=, reason=, func=, label=KEY or label=KEY:VALUE, goid=, age>= and age<";
+
+/// No alternatives are no condition.
+fn any<T>(alternatives: &[T], holds: impl Fn(&T) -> bool) -> bool {
+    alternatives.is_empty() || alternatives.iter().any(holds)
+}
+
+fn has_label(dump: &Dump<'_>, g: &Goroutine, key: &str, value: Option<&str>) -> bool {
+    dump.details.labels.get(&g.goid).and_then(Option::as_ref).is_some_and(|labels| {
+        labels.pairs.iter().any(|(k, v)| k == key && value.is_none_or(|value| v == value))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_match_by_parts() {
+        let holds = |pattern: &str, name: &str| Pattern::new(pattern).matches(name);
+        let name = "net/http.(*conn).serve";
+        for pattern in
+            ["conn", "net/http.(*conn)", "^net", "serve$", "^net*serve$", "^net*", "*", "", "(*conn)"]
+        {
+            assert!(holds(pattern, name), "{pattern}");
+        }
+        for pattern in ["Conn", "^http", "conn$", "^net*conn$", "serve*conn", "^serve$"] {
+            assert!(!holds(pattern, name), "{pattern}");
+        }
+    }
+
+    #[test]
+    fn conditions_are_read_or_refused_with_the_list() {
+        let parse = |text: &str| Filter::parse(&[text.to_owned()]);
+        let filter = parse("state=waiting,reason=chan receive (nil chan), func=main.,age>=1m30s").unwrap();
+        assert_eq!(filter.states, ["waiting"]);
+        assert_eq!(filter.reasons, ["chan receive (nil chan)"]);
+        assert_eq!((filter.ages[0].ns, filter.ages[0].at_least), (90_000_000_000, true));
+        for wrong in ["", "state", "state=", "age=3", "age>=x", "goid=a", "colour=red"] {
+            assert!(parse(wrong).is_err(), "{wrong}");
+        }
+        assert!(parse("colour=red").unwrap_err().message.contains("reason="));
+    }
+}
