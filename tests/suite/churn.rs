@@ -48,7 +48,7 @@ fn root_truth_1_dumps_under_churn_have_no_impossible_goroutine() {
             }
         }
         assert!(target.is_running().unwrap(), "{}", target.words());
-        println!("{build}: {} goroutines in {DUMPS} dumps, {torn} of them torn", seen.len());
+        println!("{build}: {} goroutines in {} dumps, {torn} of them torn", seen.len(), DUMPS / builds.len());
         // They were not the same ones again and again.
         assert!(seen.len() > 1000, "{}", seen.len());
     }

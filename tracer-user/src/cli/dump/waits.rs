@@ -1,7 +1,8 @@
 //! `--waits`: what is waited on, who waits there, and who could end it as far as memory tells.
 //!
-//! Nothing here says who *will* wake somebody. Go records neither who holds a lock nor who will use a channel; what
-//! a stack holds is a fact, and that nobody can wake the waiter of a nil channel is one too.
+//! Nothing here says who *will* wake somebody. Go records neither who holds a lock nor who will use a channel. That
+//! nobody can wake the waiter of a nil channel is certain; an address on a stack is a hint, as slots of frames keep
+//! what was there before.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
@@ -194,7 +195,7 @@ pub(super) fn text(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> Result<Strin
     if !things.is_empty() {
         let _ = writeln!(
             out,
-            "An address on a stack shows who can reach a thing, not who will; others may reach it through the heap. {} stacks were not searched, of {} only a part.",
+            "An address on a stack is a hint at who may wake the waiters: it can be left over from before, and others may reach the thing through the heap. {} stacks were not searched, of {} only a part.",
             holders.not_searched, holders.cut
         );
     }
