@@ -18,7 +18,6 @@ fn kept(target: &str) -> Vec<(String, Vec<u8>)> {
 fn check(target: &str, body: impl Fn(&[u8])) -> usize {
     let inputs = kept(target);
     for (name, input) in &inputs {
-        println!("{name}");
         bounded(name, input.len(), || body(input));
     }
     inputs.len()

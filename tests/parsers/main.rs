@@ -7,6 +7,7 @@ mod changed;
 mod cut;
 mod found;
 mod limits;
+mod shared;
 
 #[global_allocator]
 static ALLOCATOR: limits::Counting = limits::Counting;

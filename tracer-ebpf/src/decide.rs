@@ -73,6 +73,12 @@ pub trait Memory {
     fn read_text(&self, address: u64, len: u64, into: &mut [u8; MAX_TEXT]) -> Result<u32, Fault>;
 }
 
+/// The address of a field. Wraps: a register may hold anything.
+#[inline(always)]
+pub(crate) const fn at(structure: u64, offset: u32) -> u64 {
+    structure.wrapping_add(offset as u64)
+}
+
 /// The goroutine on whose behalf a probe hit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Current {
@@ -90,13 +96,13 @@ pub struct Current {
 #[inline(always)]
 pub fn current<M: Memory>(registers: &Registers, tid: u32, config: &ProcConfig, memory: &M) -> Current {
     let mut current = Current { g: registers.g, goid: 0, flags: 0 };
-    let Ok(m) = memory.read_u64(registers.g + u64::from(config.g_m)) else {
+    let Ok(m) = memory.read_u64(at(registers.g, config.g_m)) else {
         return Current { flags: FLAG_NO_GOID | FLAG_PARTIAL, ..Current::default() };
     };
-    if memory.read_u64(m + u64::from(config.m_procid)) == Ok(u64::from(tid)) {
+    if memory.read_u64(at(m, config.m_procid)) == Ok(u64::from(tid)) {
         current.flags |= FLAG_PROCID_MATCHES;
     }
-    let curg = memory.read_u64(m + u64::from(config.m_curg)).unwrap_or(0);
+    let curg = memory.read_u64(at(m, config.m_curg)).unwrap_or(0);
     if curg != registers.g {
         current.flags |= FLAG_SYSTEM_STACK;
         current.g = curg;
@@ -105,7 +111,7 @@ pub fn current<M: Memory>(registers: &Registers, tid: u32, config: &ProcConfig, 
         current.flags |= FLAG_NO_GOID;
         return current;
     }
-    match memory.read_u64(current.g + u64::from(config.g_goid)) {
+    match memory.read_u64(at(current.g, config.g_goid)) {
         Ok(goid) => current.goid = goid,
         Err(Fault) => current.flags |= FLAG_NO_GOID | FLAG_PARTIAL,
     }
@@ -125,7 +131,7 @@ pub fn plain<M: Memory>(
     event.args = [0; 5];
     match probe {
         GC_START => {
-            match memory.read_u64(a + u64::from(config.gc_heap_live)) {
+            match memory.read_u64(at(a, config.gc_heap_live)) {
                 Ok(heap) => event.args[0] = heap,
                 Err(Fault) => event.header.flags |= FLAG_PARTIAL,
             }
@@ -158,7 +164,7 @@ pub fn plain<M: Memory>(
 #[inline(always)]
 pub fn lifetime<M: Memory>(g: u64, config: &ProcConfig, memory: &M, is_exit: bool, event: &mut PlainEvent) {
     let mut partial = false;
-    let mut read = |offset: u32| match memory.read_u64(g + u64::from(offset)) {
+    let mut read = |offset: u32| match memory.read_u64(at(g, offset)) {
         Ok(value) => value,
         Err(Fault) => {
             partial = true;
@@ -217,11 +223,11 @@ fn creation<M: Memory>(
         return 0;
     }
     let mut flags = 0;
-    match memory.read_u64(current.g + u64::from(config.g_gopc)) {
+    match memory.read_u64(at(current.g, config.g_gopc)) {
         Ok(pc) => *gopc = pc,
         Err(Fault) => flags |= FLAG_PARTIAL,
     }
-    match memory.read_u64(current.g + u64::from(config.g_startpc)) {
+    match memory.read_u64(at(current.g, config.g_startpc)) {
         Ok(pc) => *startpc = pc,
         Err(Fault) => flags |= FLAG_PARTIAL,
     }
@@ -255,8 +261,8 @@ pub fn crash<M: Memory>(
             flags |= panic_value(config, memory, event);
         }
         FATALPANIC => {
-            let arg = registers.args[0] + u64::from(config.panic_arg);
-            match (memory.read_u64(arg), memory.read_u64(arg + 8)) {
+            let arg = at(registers.args[0], config.panic_arg);
+            match (memory.read_u64(arg), memory.read_u64(at(arg, 8))) {
                 (Ok(type_ptr), Ok(data)) => {
                     event.type_ptr = type_ptr;
                     event.data_word = data;
@@ -286,9 +292,9 @@ pub fn crash<M: Memory>(
     event.fault_pc = 0;
     if current.g != 0 {
         let g = current.g;
-        event.signal = memory.read_u32(g + u64::from(config.g_sig)).unwrap_or(0);
-        event.fault_address = memory.read_u64(g + u64::from(config.g_sigcode1)).unwrap_or(0);
-        event.fault_pc = memory.read_u64(g + u64::from(config.g_sigpc)).unwrap_or(0);
+        event.signal = memory.read_u32(at(g, config.g_sig)).unwrap_or(0);
+        event.fault_address = memory.read_u64(at(g, config.g_sigcode1)).unwrap_or(0);
+        event.fault_pc = memory.read_u64(at(g, config.g_sigpc)).unwrap_or(0);
     }
     flags |= walk(registers, current, config, memory, &mut event.frames);
     event.header.flags |= flags;
@@ -304,7 +310,7 @@ fn panic_value<M: Memory>(config: &ProcConfig, memory: &M, event: &mut CrashEven
     }
     // Whether the data word points to a string is told by the type, which user space knows; the two words
     // are copied in any case, since the process will be gone by then.
-    let (Ok(first), Ok(second)) = (memory.read_u64(event.data_word), memory.read_u64(event.data_word + 8))
+    let (Ok(first), Ok(second)) = (memory.read_u64(event.data_word), memory.read_u64(at(event.data_word, 8)))
     else {
         return FLAG_VALUE_FAULTED;
     };

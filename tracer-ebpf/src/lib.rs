@@ -12,6 +12,8 @@
 
 pub mod abi;
 pub mod decide;
+#[cfg(test)]
+mod hostile;
 pub mod walk;
 
 pub use abi::*;

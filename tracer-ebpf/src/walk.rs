@@ -1,7 +1,7 @@
 //! Stacks, by frame pointers.
 
 use crate::abi::{FLAG_PARTIAL, FLAG_STACK_TRUNCATED, FLAG_SYSTEM_STACK, Frames, MAX_FRAMES, ProcConfig};
-use crate::decide::{Current, Fault, Memory, Registers, Step};
+use crate::decide::{Current, Fault, Memory, Registers, Step, at};
 
 /// Walks the frame pointers from a probe site, then those of the goroutine if the site is on a system stack.
 ///
@@ -26,14 +26,14 @@ pub fn walk<M: Memory>(
         frames,
         bp: registers.bp,
         // Where the goroutine left its own stack, while the system stack is still being walked.
-        resume_pc: if on_user_stack || current.g == 0 { 0 } else { current.g + u64::from(config.g_sched_pc) },
-        resume_bp: current.g + u64::from(config.g_sched_bp),
+        resume_pc: if on_user_stack || current.g == 0 { 0 } else { at(current.g, config.g_sched_pc) },
+        resume_bp: at(current.g, config.g_sched_bp),
         // Up to Go 1.20 mcall and systemstack leave the goroutine's frame pointer in its register: the chain of the
         // system stack goes on into the other one.
         end: if on_user_stack {
             u64::MAX
         } else {
-            memory.read_u64(registers.g + u64::from(config.g_stack_hi)).unwrap_or(u64::MAX)
+            memory.read_u64(at(registers.g, config.g_stack_hi)).unwrap_or(u64::MAX)
         },
         begin: if on_user_stack { 0 } else { registers.sp },
         systemstack_switch: config.systemstack_switch,
@@ -91,9 +91,9 @@ impl<M: Memory> Walker<'_, M> {
         if self.resume_pc == 0 {
             return false;
         }
-        let at = self.resume_pc;
+        let saved = self.resume_pc;
         self.resume_pc = 0;
-        let Ok(pc) = self.memory.read_u64(at) else {
+        let Ok(pc) = self.memory.read_u64(saved) else {
             self.flags |= FLAG_PARTIAL;
             return false;
         };
@@ -103,7 +103,7 @@ impl<M: Memory> Walker<'_, M> {
         // (runtime/asm_amd64.s and asm_arm64.s); mcall saves its caller's own. gobuf begins with sp and pc.
         if self.frames.len < MAX_FRAMES as u32
             && pc.wrapping_sub(self.systemstack_switch) < SYSTEMSTACK_SWITCH_SIZE
-            && let Ok(sp) = self.memory.read_u64(at - 8)
+            && let Ok(sp) = self.memory.read_u64(saved.wrapping_sub(8))
             && let Ok(caller) = self.memory.read_u64(sp)
         {
             self.push(caller);
@@ -125,7 +125,7 @@ impl<M: Memory> Step for Walker<'_, M> {
         if bp == 0 || bp & 7 != 0 || bp >> 47 != 0 || bp < self.begin || bp >= self.end {
             return self.switch();
         }
-        let (Ok(pc), Ok(next)) = (self.memory.read_u64(bp + 8), self.memory.read_u64(bp)) else {
+        let (Ok(pc), Ok(next)) = (self.memory.read_u64(at(bp, 8)), self.memory.read_u64(bp)) else {
             self.flags |= FLAG_PARTIAL;
             return self.switch();
         };

@@ -136,8 +136,10 @@ fn crash(probe: Probe, event: &CrashEvent, linked: &impl Fn(u64) -> u64) -> Opti
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use bytemuck::{Zeroable, bytes_of};
+    use proptest::prelude::*;
+
+    use super::*;
 
     #[test]
     fn foreign_and_short_records_are_refused() {
@@ -158,5 +160,26 @@ mod tests {
         let decoded = decode(bytes_of(&event), 0x5555_0000_0000).unwrap();
         assert_eq!(decoded.event.goid, Some(7));
         assert!(matches!(decoded.event.kind, EventKind::GoCreate { goid: 9, gopc: 0x1234, startpc: 0 }));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_event_of_their_probe_or_none(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..1300),
+            probe in 0..30_u8,
+            bias in any::<u64>(),
+        ) {
+            // `EventHeader::probe`.
+            if let Some(slot) = bytes.get_mut(30) {
+                *slot = probe;
+            }
+            let Some(decoded) = decode(&bytes, bias) else { return Ok(()) };
+            let header: EventHeader = pod_read_unaligned(&bytes[..32]);
+            prop_assert_eq!(decoded.probe as u8, probe);
+            prop_assert_eq!((decoded.cpu, decoded.sequence), (header.cpu, header.sequence));
+            prop_assert_eq!((decoded.event.time_ns, decoded.event.thread), (header.time_ns, header.tid));
+            let known = header.flags & FLAG_NO_GOID == 0 && header.goid != 0;
+            prop_assert_eq!(decoded.event.goid, known.then_some(header.goid));
+        }
     }
 }

@@ -126,8 +126,19 @@ pub(crate) fn build_matrix(workspace: &Workspace, wanted: &Wanted) -> Result<Out
 
 /// Builds one program for this machine, or finds it in the cache.
 pub(crate) fn build(workspace: &Workspace, name: &str, version: &str, mode: Mode) -> Result<PathBuf> {
+    build_for(workspace, name, version, mode, go::architecture())
+}
+
+/// Builds one program for an architecture, as Go names it, or finds it in the cache.
+pub(crate) fn build_for(
+    workspace: &Workspace,
+    name: &str,
+    version: &str,
+    mode: Mode,
+    arch: &'static str,
+) -> Result<PathBuf> {
     let toolchain = go::toolchain(workspace, version)?;
-    let cell = Cell { name: name.to_owned(), go: version.to_owned(), mode, arch: go::architecture() };
+    let cell = Cell { name: name.to_owned(), go: version.to_owned(), mode, arch };
     match too_old(workspace, name, &toolchain)? {
         Some(reason) => bail!(reason),
         None => build_with(workspace, &cell, &toolchain),

@@ -13,6 +13,7 @@ mod command;
 mod demo;
 mod fixtures;
 mod fnv;
+mod fuzz;
 mod go;
 mod http;
 mod interrupt;
@@ -83,6 +84,8 @@ verbs! {
     Demo => demo,
     /// Runs every check and test; the last line is the sum.
     Test => test,
+    /// Tries every parser on hostile input for some minutes each.
+    Fuzz => fuzz,
     /// Tries gotrail on other kernels and on arm64, in emulated machines.
     Vm => vm,
 }

@@ -167,6 +167,8 @@ fn experiments(text: &str) -> (Vec<String>, String) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn version(raw: &str) -> GoVersion {
@@ -271,5 +273,45 @@ mod tests {
         }
         let long = format!("go1.26.6 {}", "x".repeat(10_000));
         assert_eq!(GoVersion::parse(&long), Err(VersionError::TooLong { length: long.len() }));
+    }
+
+    /// Texts that look like versions more often than noise does.
+    fn text() -> impl Strategy<Value = String> {
+        let pieces = prop_oneof![
+            Just("go1.".to_owned()),
+            Just("devel ".to_owned()),
+            (0..70_000_u32).prop_map(|n| n.to_string()),
+            prop::sample::select(vec![
+                ".", "rc", "beta", "-X:", " X:", ",", " ", "-", "+", "(", ")", "-devel_"
+            ])
+            .prop_map(str::to_owned),
+            "\\PC{0,6}",
+            any::<char>().prop_map(String::from),
+        ];
+        (any::<bool>(), prop::collection::vec(pieces, 0..10))
+            .prop_map(|(go, pieces)| if go { format!("go1.{}", pieces.concat()) } else { pieces.concat() })
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_a_version_that_says_itself_or_refused(text in text()) {
+            if let Ok(version) = GoVersion::parse(&text) {
+                prop_assert_eq!(version.to_string(), text.trim());
+                prop_assert_eq!(GoVersion::parse(&version.to_string()), Ok(version.clone()));
+                prop_assert!(!(version.is_release() && (version.devel || version.prerelease.is_some())));
+            }
+        }
+
+        #[test]
+        fn the_order_of_versions_is_one(texts in prop::collection::vec(text(), 3)) {
+            let parsed: Vec<GoVersion> = texts.iter().filter_map(|text| GoVersion::parse(text).ok()).collect();
+            if let [a, b, c] = &parsed[..] {
+                prop_assert_eq!(a.cmp(b), b.cmp(a).reverse());
+                prop_assert_eq!(a.cmp(b) == Ordering::Equal, a == b);
+                if a <= b && b <= c {
+                    prop_assert!(a <= c);
+                }
+            }
+        }
     }
 }

@@ -187,7 +187,7 @@ pub fn machine_code(bytes: &[u8]) {
         0 => word >> 40 & !3,
         1 => 0x40_0000 + (word >> 24 & !3),
         2 => word & !3,
-        _ => (u64::MAX & !3).wrapping_sub(code.len() as u64 & !3),
+        _ => (!3_u64).wrapping_sub(code.len() as u64 & !3),
     };
     code_holds(code, address, architecture);
 }

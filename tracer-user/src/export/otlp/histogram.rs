@@ -57,6 +57,8 @@ impl PauseHistograms {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -72,5 +74,30 @@ mod tests {
         assert_eq!(histogram.buckets.iter().sum::<u64>(), histogram.count);
         assert_eq!((histogram.min_ns, histogram.max_ns), (Some(0), Some(5_000_000_001)));
         assert!(BOUNDS.is_sorted());
+    }
+
+    proptest! {
+        #[test]
+        fn every_duration_is_in_one_bucket_and_in_the_sums(
+            durations in prop::collection::vec(any::<u64>().prop_flat_map(|ns| Just(ns >> (ns & 63))), 0..50),
+        ) {
+            let mut histogram = Histogram::default();
+            for ns in &durations {
+                histogram.record(*ns);
+            }
+            prop_assert_eq!(histogram.count, durations.len() as u64);
+            prop_assert_eq!(histogram.buckets.iter().sum::<u64>(), histogram.count);
+            prop_assert_eq!(histogram.min_ns, durations.iter().copied().min());
+            prop_assert_eq!(histogram.max_ns, durations.iter().copied().max());
+            let sum = durations.iter().fold(0, |sum: u64, ns| sum.saturating_add(*ns));
+            prop_assert_eq!(histogram.sum_ns, sum);
+            // As many are at or below each bound as its buckets say.
+            let mut so_far = 0;
+            for (bound, bucket) in BOUNDS.iter().zip(histogram.buckets) {
+                so_far += bucket;
+                let below = durations.iter().filter(|ns| **ns as f64 / 1e9 <= *bound).count();
+                prop_assert_eq!(so_far, below as u64);
+            }
+        }
     }
 }
