@@ -1,12 +1,15 @@
 //! Memory of a Go process that lies: a small runtime that holds together, and an input that says where it does not.
 
 use std::cell::Cell;
+use std::collections::HashSet;
 use std::hint::black_box;
 
 use super::random::Random;
 use super::said;
 use crate::binary::GoBinary;
-use crate::memory::{ReadError, Reader, Runtime, Symbolizer};
+use crate::memory::{
+    Details, MAX_CASES, MAX_LABELS, ReadError, Reader, Runtime, Symbolizer, Target, Wait, Want,
+};
 
 /// Where the executable is loaded.
 const BIAS: u64 = 0x1_0000;
@@ -17,6 +20,7 @@ const ARRAYS: u64 = HEAP;
 const GS: u64 = HEAP + 0x1_0000;
 const MS: u64 = HEAP + 0x4_0000;
 const PS: u64 = HEAP + 0x5_0000;
+const WAITS: u64 = HEAP + 0x7_0000;
 const STACKS: u64 = HEAP + 0x8_0000;
 const HEAP_SIZE: usize = 0x10_0000;
 /// Bytes of each.
@@ -24,6 +28,8 @@ const G_STRIDE: u64 = 0x800;
 const M_STRIDE: u64 = 0x1000;
 const P_STRIDE: u64 = 0x4000;
 const STACK_SIZE: u64 = 0x2000;
+/// A waiter, a channel and labels of each goroutine.
+const WAIT_SIZE: u64 = 0x300;
 const COUNTS: (u64, u64, u64) = (40, 5, 3);
 /// Reads that one look at a process of this size may take, with everything in it a lie.
 const MOST_READS: u64 = 4_000_000;
@@ -68,6 +74,40 @@ impl<'a> Honest<'a> {
         let at = usize::try_from(address.wrapping_sub(start)).unwrap_or(usize::MAX);
         if let Some(word) = bytes.get_mut(at..at.saturating_add(8)) {
             word.copy_from_slice(&value.to_le_bytes());
+        }
+    }
+
+    /// What a goroutine waits on, of another kind each, and its labels.
+    fn put_wait(&mut self, index: u64, g: u64) {
+        const REASONS: [&str; 6] =
+            ["chan receive", "chan send", "select", "sync.Mutex.Lock", "sync.Cond.Wait", "semacquire"];
+        let layout = self.binary.layout();
+        let reason = REASONS[index as usize % REASONS.len()];
+        let number = layout.wait_reasons.iter().position(|text| text == reason).unwrap_or(0) as u64;
+        let (sudog, channel, labels) =
+            (WAITS + index * WAIT_SIZE, WAITS + index * WAIT_SIZE + 0x100, WAITS + index * WAIT_SIZE + 0x200);
+        let c = if index as usize % REASONS.len() < 3 { channel } else { 0 };
+        // Every other one waits where only its stack says so.
+        let waiting = if index % 12 < 6 { sudog } else { 0 };
+        for (address, offset, value) in [
+            (g, layout.g.waitreason, number),
+            (g, layout.g.waiting, waiting),
+            (g, layout.g.labels, labels),
+            (sudog, layout.sudog.g, g),
+            (sudog, layout.sudog.elem, channel),
+            (sudog, layout.sudog.c, c),
+            (sudog, layout.sudog.is_select, u64::from(reason == "select")),
+            (channel, layout.hchan.dataqsiz, 4),
+            (channel, layout.hchan.recvq_first, sudog),
+            // As a slice, and as a map with one bucket.
+            (labels, 0, labels + 0x20),
+            (labels, 8, 1),
+            (labels, 16, 1),
+            (labels + 0x20, 0, 1),
+            (labels + 0x20, 8, 3),
+            (labels + 0x20, 16, channel),
+        ] {
+            self.put(address + u64::from(offset), value);
         }
     }
 
@@ -138,6 +178,7 @@ impl<'a> Honest<'a> {
                 Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk()?))
             });
             memory.put(status_at, u64::from(word.unwrap_or(0)) << 32 | status);
+            memory.put_wait(index, g);
             for word in 0..STACK_SIZE / 8 {
                 let function = functions.get((index * 97 + word * 13) as usize % functions.len().max(1));
                 memory.put(
@@ -195,6 +236,7 @@ pub fn memory(process: &Honest<'_>, input: &[u8]) {
             1 => GS + place % (COUNTS.0 * G_STRIDE),
             2 => MS + place % (COUNTS.1 * M_STRIDE),
             3 => ARRAYS + place % 0x400,
+            4 if place & 1 == 0 => WAITS + (place >> 1) % (COUNTS.0 * WAIT_SIZE),
             4 => STACKS + place % (COUNTS.0 * STACK_SIZE),
             5 => start + place % size,
             _ => globals[(place >> 16) as usize % globals.len()].1.wrapping_add(BIAS) + (place & 0x1f8),
@@ -207,7 +249,8 @@ pub fn memory(process: &Honest<'_>, input: &[u8]) {
             4 => functions
                 .get(value as usize % functions.len().max(1))
                 .map(|f| f.entry.wrapping_add(BIAS).wrapping_add(value >> 56)),
-            5 => Some(MS + value % (COUNTS.1 * M_STRIDE)),
+            5 if value & 1 == 0 => Some(MS + (value >> 1) % (COUNTS.1 * M_STRIDE)),
+            5 => Some(WAITS + (value >> 1) % (COUNTS.0 * WAIT_SIZE)),
             6 => None,
             _ => Some(value & 0x3ff_ffff),
         };
@@ -223,8 +266,9 @@ fn look(runtime: &Runtime<'_, Lies<'_>>, honest: bool) {
     checked.as_ref().err().into_iter().for_each(said);
     runtime.count_goroutines().as_ref().err().into_iter().for_each(said);
     runtime.figures().as_ref().err().into_iter().for_each(said);
-    match runtime.snapshot() {
-        Ok(snapshot) => {
+    match runtime.snapshot_with(Want { waits: true, labels: true }) {
+        Ok((snapshot, details)) => {
+            look_closer(runtime, &details, honest);
             let mut symbolizer = Symbolizer::default();
             assert!(snapshot.goroutines.windows(2).all(|pair| pair[0].goid < pair[1].goid));
             assert!(!honest || snapshot.goroutines.len() > 20, "{}", snapshot.goroutines.len());
@@ -237,6 +281,27 @@ fn look(runtime: &Runtime<'_, Lies<'_>>, honest: bool) {
             }
         }
         Err(error) => said(&error),
+    }
+}
+
+/// What goroutines wait on, who else can reach that, and their labels.
+fn look_closer(runtime: &Runtime<'_, Lies<'_>>, details: &Details, honest: bool) {
+    assert!(!honest || details.waits.len() > 5 && details.channels.len() > 2, "{details:?}");
+    let targets: HashSet<u64> =
+        details.waits.values().flat_map(Wait::targets).map(Target::address).take(64).collect();
+    for target in &targets {
+        for function in ["sync.(*Mutex).lockSlow", "sync.(*RWMutex).Lock", "sync.(*Cond).Wait"] {
+            black_box(runtime.lock(*target, [function]));
+        }
+    }
+    runtime.holders(&targets).as_ref().err().into_iter().for_each(said);
+    for labels in details.labels.values().flatten() {
+        assert!(labels.pairs.len() <= MAX_LABELS);
+    }
+    for wait in details.waits.values() {
+        if let Wait::Select { cases, .. } = wait {
+            assert!(cases.len() <= MAX_CASES);
+        }
     }
 }
 

@@ -31,11 +31,13 @@ pub(super) struct Budget {
     pub(super) waiters: usize,
     /// Bytes of labels and of the maps that they are in.
     pub(super) labels: u64,
+    /// Bytes of the names of channels' elements: each channel has its own copy.
+    names: usize,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { waiters: 1 << 23, labels: 1 << 28 }
+        Self { waiters: 1 << 23, labels: 1 << 26, names: 1 << 26 }
     }
 }
 
@@ -229,10 +231,10 @@ impl<R: Reader> Runtime<'_, R> {
             }
             lists = longer;
         }
-        self.draft_channels(draft)
+        self.draft_channels(draft, budget)
     }
 
-    fn draft_channels(&self, draft: &mut Draft) -> Result<(), RuntimeError> {
+    fn draft_channels(&self, draft: &mut Draft, budget: &mut Budget) -> Result<(), RuntimeError> {
         let layout = &self.binary.layout().hchan;
         let distinct: HashSet<u64> = draft
             .waits
@@ -262,7 +264,12 @@ impl<R: Reader> Runtime<'_, R> {
                 .or_insert_with_key(|descriptor| {
                     self.binary.type_name(descriptor.wrapping_sub(self.bias)).map(|found| found.name)
                 })
-                .clone();
+                .clone()
+                .filter(|name| {
+                    let left = budget.names.checked_sub(name.len());
+                    budget.names = left.unwrap_or(budget.names);
+                    left.is_some()
+                });
             let closed = u32_at(hchan, layout.closed) != 0;
             let channel = Channel { element, capacity, length, closed };
             let receivers = u64_at(hchan, layout.recvq_first);

@@ -9,6 +9,8 @@ use super::runtime::{Runtime, RuntimeError};
 const STACK_MOST: u64 = 256 * 1024;
 /// Bytes of stacks that are searched in all: some seconds.
 const MOST: u64 = 1 << 34;
+/// Places that are told in all: far more than there are in a program whose stacks were not made for this.
+const MOST_FOUND: usize = 1 << 24;
 /// Goroutines at a time.
 const BATCH: usize = 64;
 
@@ -34,7 +36,7 @@ impl<R: Reader> Runtime<'_, R> {
             return Ok(holders);
         }
         let layout = &self.binary.layout().g;
-        let mut left = MOST;
+        let (mut left, mut room) = (MOST, MOST_FOUND);
         let size = layout.size as usize;
         let (at, len, _) = self.slice(self.binary.globals().allgs)?;
         let read = |parts: &[(u64, usize)]| self.memory.read_batch(parts).map_err(|e| self.read_error(e));
@@ -73,6 +75,11 @@ impl<R: Reader> Runtime<'_, R> {
                     .map(|word| u64_at(word, 0))
                     .filter(|word| of.contains(word))
                     .collect();
+                let Some(after) = room.checked_sub(found.len()) else {
+                    holders.not_searched += 1;
+                    continue;
+                };
+                room = after;
                 for address in found {
                     holders.by_address.entry(address).or_default().push(u64_at(before, layout.goid));
                 }

@@ -15,6 +15,8 @@ use super::stack::{StackCopy, Unwinder};
 const WINDOW: u64 = 4096;
 /// `gopark` and what stands between it and the frame that is looked for.
 const DEPTH: usize = 6;
+/// Words of a frame that are looked at; those of the functions that wait have some thirty.
+const MAX_WORDS: usize = 256;
 /// Longest list of waiters that is followed.
 const MAX_WAITERS: usize = 1 << 16;
 /// Addresses below and above are no Go memory.
@@ -143,7 +145,7 @@ impl<R: Reader> Runtime<'_, R> {
             rest = after;
             let copy = StackCopy { start, bytes: if read { bytes } else { &[] } };
             let frame = unwinder.find(waiter.pc, waiter.sp, &copy, DEPTH, &wanted);
-            words.push(frame.map(|range| copy.words(range).collect()).unwrap_or_default());
+            words.push(frame.map(|range| copy.words(range).take(MAX_WORDS).collect()).unwrap_or_default());
         }
         Ok(words)
     }
