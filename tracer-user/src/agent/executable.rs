@@ -1,7 +1,7 @@
 //! The executable of a process, understood, with the help of what lies beside it on this host.
 
 use crate::binary::{BinaryError, GoBinary};
-use crate::target::{Target, debug_file, mapped_libraries, read_file};
+use crate::target::{Target, debug_file, mapped_libraries, read_library};
 
 use super::watcher::WatchError;
 
@@ -25,8 +25,8 @@ pub fn understand(target: &Target) -> Result<GoBinary, WatchError> {
 /// The Go library that a program of another language has loaded, as an error: it has a Go runtime, but not where
 /// gotrail looks for it.
 fn library(pid: u32) -> Option<WatchError> {
-    mapped_libraries(pid).into_iter().take(MAX_LIBRARIES).find_map(|(name, path)| {
-        let build = GoBinary::read_build(&read_file(&path).ok()?).ok()?;
-        Some(WatchError::GoLibrary { pid, path: name, version: build.version.to_string() })
+    mapped_libraries(pid).into_iter().take(MAX_LIBRARIES).find_map(|path| {
+        let build = GoBinary::read_build(&read_library(pid, &path).ok()?).ok()?;
+        Some(WatchError::GoLibrary { pid, path, version: build.version.to_string() })
     })
 }

@@ -61,6 +61,8 @@ pub struct CallSite {
     pub caller: Frame,
     /// Whether the caller belongs to Go's standard library.
     pub in_standard_library: bool,
+    /// The compiler inlined what is called into the caller: a probe on the function does not see this call.
+    pub inlined: bool,
 }
 
 /// Targets: the function called, and how it is reported. Those of
@@ -78,6 +80,10 @@ const TARGETS: [(&str, Hazard); 10] = [
     ("runtime/debug.setMaxThreads", Hazard::SetMaxThreads),
 ];
 
+/// What the bodies of the targets call: where the compiler (by a profile) inlined one of them into its caller, only
+/// this call is left of it, in the inlined frame of the target.
+const WITHIN: [&str; 3] = ["runtime.gcStart", "runtime.stopTheWorldGC", "runtime.stopTheWorld"];
+
 /// Calls that are looked at; a program has a few.
 const MAX_CALLS: usize = 1024;
 
@@ -89,10 +95,8 @@ pub(super) fn scan(image: &Image, symbols: &Symbols) -> Vec<CallSite> {
         .zip(TARGETS)
         .filter_map(|(function, (_, hazard))| Some((function?.entry, hazard)))
         .collect();
-    let addresses: Vec<u64> = targets.iter().map(|(address, _)| *address).collect();
-    if targets.is_empty() {
-        return Vec::new();
-    }
+    let within = symbols.find(image, WITHIN).into_iter().flatten().map(|function| function.entry);
+    let addresses: Vec<u64> = targets.iter().map(|(address, _)| *address).chain(within).collect();
     let mut sites = Vec::new();
     let mut left = MAX_CALLS;
     for function in symbols.functions() {
@@ -105,15 +109,42 @@ pub(super) fn scan(image: &Image, symbols: &Symbols) -> Vec<CallSite> {
             let hazard = targets.iter().find(|(address, _)| *address == call.target);
             // A jump within the function itself is none.
             let inside = (function.entry..function.end).contains(&call.target);
-            if let (Some((_, hazard)), false) = (hazard, inside)
-                && left > 0
-            {
-                left -= 1;
-                sites.extend(site(image, symbols, call, *hazard));
+            if inside || left == 0 {
+                continue;
             }
+            left -= 1;
+            sites.extend(match hazard {
+                Some((_, hazard)) => site(image, symbols, call, *hazard),
+                None => inlined_site(image, symbols, call),
+            });
         }
     }
     sites
+}
+
+/// The caller of a target that was inlined into it; `None` if the call is in no such frame.
+fn inlined_site(image: &Image, symbols: &Symbols, call: Call) -> Option<CallSite> {
+    let frames = symbols.frames(image, call.address, true);
+    if frames.last()?.function.starts_with("runtime.") {
+        return None;
+    }
+    let target = |frame: &Frame| TARGETS.iter().find(|(name, _)| frame.inlined && frame.function == *name);
+    let at = frames.iter().rposition(|frame| target(frame).is_some())?;
+    let (_, hazard) = target(frames.get(at)?)?;
+    let caller = frames.get(at + 1)?.clone();
+    let argument = match hazard {
+        Hazard::Gc | Hazard::FreeOsMemory => Argument::None,
+        _ => Argument::Computed,
+    };
+    let in_standard_library = is_standard_library(&caller.function);
+    Some(CallSite {
+        hazard: *hazard,
+        argument,
+        address: call.address,
+        caller,
+        in_standard_library,
+        inlined: true,
+    })
 }
 
 fn site(image: &Image, symbols: &Symbols, call: Call, hazard: Hazard) -> Option<CallSite> {
@@ -132,7 +163,7 @@ fn site(image: &Image, symbols: &Symbols, call: Call, hazard: Hazard) -> Option<
         (_, None) => Argument::Computed,
     };
     let in_standard_library = is_standard_library(&caller.function);
-    Some(CallSite { hazard, argument, address: call.address, caller, in_standard_library })
+    Some(CallSite { hazard, argument, address: call.address, caller, in_standard_library, inlined: false })
 }
 
 /// Whether a function belongs to the standard library: its import path has no dot in the first element and

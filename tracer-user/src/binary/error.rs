@@ -8,6 +8,16 @@ pub enum BinaryError {
     /// Not an ELF file, or a broken one.
     #[error("read the executable as ELF: {0}; it is not a program of this platform, or it is damaged")]
     NotElf(String),
+    /// The file ends before its contents do.
+    #[error(
+        "the executable is cut short: it has {size} bytes, and its segments go on to {end}; copy it again, or give the pid of a process that runs it"
+    )]
+    Cut {
+        /// Its size.
+        size: u64,
+        /// Where its last segment ends.
+        end: u64,
+    },
     /// An architecture that gotrail does not know.
     #[error("the executable is for {0}; gotrail knows amd64 and arm64")]
     Architecture(String),

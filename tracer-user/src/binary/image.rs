@@ -119,6 +119,16 @@ impl Image {
             })
             .collect();
         check(&segments, bytes.len() as u64).map_err(|why| BinaryError::NotElf(why.to_owned()))?;
+        // What a segment has in the file must be there.
+        let end = headers
+            .iter()
+            .take(MAX_SEGMENTS)
+            .filter(|h| h.p_type(endian) == PT_LOAD)
+            .map(|h| h.p_offset(endian).saturating_add(h.p_filesz(endian)))
+            .max();
+        if let Some(end) = end.filter(|end| *end > bytes.len() as u64) {
+            return Err(BinaryError::Cut { size: bytes.len() as u64, end });
+        }
         let sections = header.sections(endian, &*bytes).ok();
         let has_symbols = sections.as_ref().is_some_and(|sections| {
             sections.symbols(endian, &*bytes, object::elf::SHT_SYMTAB).is_ok_and(|table| !table.is_empty())
@@ -426,9 +436,9 @@ mod tests {
         let once = |at: u64| (PT_LOAD.0, 0, at << 32, 1 << 16, 1 << 16);
         assert!(Image::parse(elf(&[once(1), once(2)], 1 << 16).into()).is_ok());
         assert!(refusal(&(1..60).map(once).collect::<Vec<_>>()).contains("overlap"));
-        // What a file that was cut does not have counts for nothing.
+        // One that was cut is told by that.
         let cut = |at: u64| (PT_LOAD.0, at << 16, at << 32, 1 << 16, 1 << 16);
-        assert!(Image::parse(elf(&(0..60).map(cut).collect::<Vec<_>>(), 1 << 16).into()).is_ok());
+        assert!(refusal(&(0..60).map(cut).collect::<Vec<_>>()).contains("cut short"));
     }
 
     #[test]

@@ -46,6 +46,18 @@ pub(crate) fn of_binary(binary: &GoBinary) -> Vec<Ability> {
     for (tier, name, what) in PROBE_TIERS {
         abilities.push(of_plan(name, what, &binary.plan(tier)));
     }
+    for ability in &mut abilities {
+        if binary.build().mode() == Some("c-shared") {
+            ability.ok = false;
+            ability.why = "a library in a program of another language is not watched".to_owned();
+            ability.remedy = Some("a program of Go around it".to_owned());
+        } else if ability.ok && ability.name.starts_with("T3") {
+            ability.ok = false;
+            ability.why =
+                format!("{}; planned, but this version of gotrail does not attach them", ability.why);
+            ability.remedy = Some("a later gotrail".to_owned());
+        }
+    }
     abilities
 }
 
@@ -115,11 +127,6 @@ pub(crate) fn on_host(
                     ability.name,
                     format!("{}; but the kernel does not let us place probes", ability.why),
                     "root, or CAP_BPF and CAP_PERFMON (and CAP_SYS_ADMIN before Linux 6.6)",
-                ),
-                _ if ability.name.starts_with("T3") => Ability::no(
-                    ability.name,
-                    format!("{}; planned, but this version of gotrail does not attach them", ability.why),
-                    "a later gotrail",
                 ),
                 _ => ability,
             }

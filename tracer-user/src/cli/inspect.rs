@@ -169,18 +169,24 @@ fn sites(plan: &Plan) {
 fn calls(calls: &[CallSite]) {
     outln!("\nwho tunes the runtime by hand");
     if calls.is_empty() {
-        outln!("nobody: no direct call was found in the code");
+        outln!(
+            "nobody: no direct call was found in the code (one through a function value, like `go runtime.GC()`, is not)"
+        );
         return;
     }
     let rows: Vec<Vec<String>> = calls
         .iter()
         .map(|call| {
             let place = format!("{}:{}", printable(&call.caller.file), call.caller.line);
-            let library = if call.in_standard_library { "standard library" } else { "" };
-            vec![call_text(call), printable(&call.caller.function), place, library.to_owned()]
+            let mut note = if call.in_standard_library { "standard library" } else { "" }.to_owned();
+            if call.inlined {
+                note.push_str(" (inlined: attach does not see it called)");
+            }
+            vec![call_text(call), printable(&call.caller.function), place, note]
         })
         .collect();
     out!("{}", table(&["CALL", "IN", "AT", ""], &rows));
+    outln!("direct calls only: one through a function value, like `go runtime.GC()`, is not found");
 }
 
 fn tier(site: &Site) -> &'static str {
@@ -221,6 +227,7 @@ fn to_json(target: &str, report: &Report) -> Value {
                 "file": call.caller.file,
                 "line": call.caller.line,
                 "standard_library": call.in_standard_library,
+                "inlined": call.inlined,
             })
         })
         .collect();

@@ -96,6 +96,7 @@ fn read(target: &Target) -> Option<(String, Result<Arc<GoBinary>, String>)> {
         Ok(binary) => Some((binary.version().to_string(), Ok(Arc::new(binary)))),
         Err(
             BinaryError::NotElf(_)
+            | BinaryError::Cut { .. }
             | BinaryError::NotGo(_)
             | BinaryError::Class(_)
             | BinaryError::Architecture(_),

@@ -2,8 +2,10 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, open, openat2};
 
 use super::identity::MAX_EXECUTABLE;
 
@@ -12,8 +14,26 @@ use super::identity::MAX_EXECUTABLE;
 /// # Errors
 /// It can't be read, or is larger (`FileTooLarge`).
 pub fn read_file(path: &Path) -> io::Result<Arc<[u8]>> {
-    let mut file = File::open(path)?;
-    let size = file.metadata()?.len();
+    // Not waiting for a writer, should it be a pipe.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    read(File::from(open(path, flags, Mode::empty())?))
+}
+
+/// Reads a file by its path in the root of a process, which may be a container's: no link there leads out of it.
+fn read_within(pid: u32, path: &str) -> io::Result<Arc<[u8]>> {
+    let folder = OFlags::PATH | OFlags::CLOEXEC | OFlags::DIRECTORY;
+    let root = open(format!("/proc/{pid}/root"), folder, Mode::empty())?;
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    read(File::from(openat2(root, path.trim_start_matches('/'), flags, Mode::empty(), resolve)?))
+}
+
+fn read(mut file: File) -> io::Result<Arc<[u8]>> {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let size = metadata.len();
     if size > MAX_EXECUTABLE {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
@@ -42,28 +62,33 @@ pub fn debug_file(pid: Option<u32>, build_id: &str) -> Option<Arc<[u8]>> {
         return None;
     }
     let (first, rest) = build_id.split_at(2);
-    let roots =
-        pid.map(|pid| PathBuf::from(format!("/proc/{pid}/root"))).into_iter().chain([PathBuf::from("/")]);
-    roots
-        .map(|root| root.join(format!("usr/lib/debug/.build-id/{first}/{rest}.debug")))
-        .find_map(|path| read_file(&path).ok())
+    let path = format!("/usr/lib/debug/.build-id/{first}/{rest}.debug");
+    pid.and_then(|pid| read_within(pid, &path).ok()).or_else(|| read_file(Path::new(&path)).ok())
 }
 
-/// The files that a process has mapped executable, beside its own program, in the order of their addresses, as
-/// paths that can be opened from here.
+/// Reads a library that a process has mapped, by the path that the process sees.
+///
+/// # Errors
+/// It can't be read, is no regular file, or is larger than [`MAX_EXECUTABLE`].
+pub fn read_library(pid: u32, path: &str) -> io::Result<Arc<[u8]>> {
+    read_within(pid, path)
+}
+
+/// The files that a process has mapped executable, beside its own program, in the order of their addresses, by
+/// the paths that it sees.
 #[must_use]
-pub fn mapped_libraries(pid: u32) -> Vec<(String, PathBuf)> {
-    fs::read_to_string(format!("/proc/{pid}/maps")).map(|maps| libraries(&maps, pid)).unwrap_or_default()
+pub fn mapped_libraries(pid: u32) -> Vec<String> {
+    fs::read_to_string(format!("/proc/{pid}/maps")).map(|maps| libraries(&maps)).unwrap_or_default()
 }
 
-pub(super) fn libraries(maps: &str, pid: u32) -> Vec<(String, PathBuf)> {
-    let mut found: Vec<(String, PathBuf)> = Vec::new();
+pub(super) fn libraries(maps: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
     for line in maps.lines() {
         let mut fields = line.splitn(6, ' ');
         let (_, Some(permissions)) = (fields.next(), fields.next()) else { continue };
         let Some(path) = fields.nth(3).map(str::trim).filter(|path| path.starts_with('/')) else { continue };
-        if permissions.contains('x') && found.iter().all(|(known, _)| known != path) {
-            found.push((path.to_owned(), PathBuf::from(format!("/proc/{pid}/root{path}"))));
+        if permissions.contains('x') && found.iter().all(|known| known != path) {
+            found.push(path.to_owned());
         }
     }
     found
@@ -83,6 +108,23 @@ mod tests {
     }
 
     #[test]
+    fn sec_1_what_is_no_file_is_not_waited_for() {
+        let folder = std::env::temp_dir().join(format!("gotrail-files-{}", std::process::id()));
+        fs::create_dir_all(&folder).unwrap();
+        let pipe = folder.join("pipe");
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+        for path in [pipe.as_path(), Path::new("/dev/zero"), folder.as_path()] {
+            assert_eq!(
+                read_file(path).unwrap_err().kind(),
+                io::ErrorKind::InvalidInput,
+                "{}",
+                path.display()
+            );
+        }
+        fs::remove_dir_all(&folder).unwrap();
+    }
+
+    #[test]
     fn a_build_id_is_no_path() {
         for id in ["", "ab", "../../etc/passwd", "zz00"] {
             assert!(debug_file(None, id).is_none(), "{id}");
@@ -92,8 +134,8 @@ mod tests {
     #[test]
     fn libraries_of_this_process_are_listed_once() {
         let libraries = mapped_libraries(std::process::id());
-        assert!(libraries.iter().any(|(path, _)| path.contains("libc")), "{libraries:?}");
-        let mut names: Vec<_> = libraries.iter().map(|(name, _)| name).collect();
+        assert!(libraries.iter().any(|path| path.contains("libc")), "{libraries:?}");
+        let mut names: Vec<_> = libraries.iter().collect();
         names.dedup();
         assert_eq!(names.len(), libraries.len());
     }

@@ -94,7 +94,7 @@ pub(super) fn behind_calls(code: Code<'_>, callee: u64) -> Vec<Result<Spot, Stri
                 found = Ok(spot(&instruction, Cost::Emulated, *holder));
                 break;
             }
-            if instruction.is_jcc_short_or_near() || instruction.is_jmp_short_or_near() {
+            if instruction.flow_control() != FlowControl::Next {
                 break;
             }
             follow(&mut factory, &instruction, &mut holders);
@@ -192,6 +192,9 @@ pub(super) fn calls(code: Code<'_>, targets: &[u64]) -> Vec<Call> {
             if targets.contains(&target) && found.len() < MAX_SPOTS {
                 found.push(Call { address: instruction.ip(), target, argument });
             }
+            argument = None;
+        } else if !matches!(instruction.flow_control(), FlowControl::Next | FlowControl::ConditionalBranch) {
+            // An indirect call may write it; what follows a return or an indirect jump is reached from elsewhere.
             argument = None;
         } else if let Some(constant) = constant_in_first_argument(&instruction) {
             argument = Some(constant);
