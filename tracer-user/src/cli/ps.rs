@@ -1,12 +1,11 @@
 //! `gotrail ps`: the Go processes of this host.
 
-use std::collections::HashMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use gotrail::binary::{BinaryError, GoBinary};
 use gotrail::memory::{Figures, Runtime};
-use gotrail::target::{Container, Target, container_of, debug_file, process_ids};
+use gotrail::target::{Container, Target, TargetError, container_of, debug_file, process_ids};
 use gotrail::text::{bytes, printable};
 use serde_json::{Value, json};
 
@@ -29,16 +28,31 @@ struct Seen {
 }
 
 pub(crate) fn run(args: &PsArgs) -> Result<ExitCode, Failure> {
-    let mut binaries = HashMap::new();
     let mut hidden = 0;
-    let mut rows = Vec::new();
+    let mut targets = Vec::new();
     for pid in process_ids() {
-        match row(pid, &mut binaries) {
-            Found::Go(row) => rows.push(row),
-            Found::Hidden => hidden += 1,
-            Found::Other => {}
+        match Target::open(pid) {
+            Ok(target) => targets.push(target),
+            Err(TargetError::NotPermitted { .. }) => hidden += 1,
+            Err(_) => {}
         }
     }
+    // Many processes run one executable: each is read once, and only one is held at a time.
+    targets.sort_by_key(|target| (executable(target), target.pid()));
+    let mut rows = Vec::new();
+    let mut last: Option<((u64, u64), Option<Executable>)> = None;
+    for target in targets {
+        let key = executable(&target);
+        if last.as_ref().is_none_or(|(known, _)| *known != key) {
+            // The old one goes before the new one comes.
+            drop(last.take());
+            last = Some((key, read(&target)));
+        }
+        if let Some((_, Some(executable))) = &last {
+            rows.push(Box::new(row(target, executable)));
+        }
+    }
+    rows.sort_by_key(|row| row.target.pid());
     match args.format {
         Format::Human => human(&rows),
         Format::Json => outln!(
@@ -58,42 +72,30 @@ pub(crate) fn run(args: &PsArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-enum Found {
-    Go(Box<Row>),
-    /// Not ours to look at.
-    Hidden,
-    /// Not a Go program, or gone.
-    Other,
+/// The version of an executable, and the rest if it is understood.
+type Executable = (String, Result<GoBinary, String>);
+
+/// Device and inode.
+const fn executable(target: &Target) -> (u64, u64) {
+    (target.identity.exe_device, target.identity.exe_inode)
 }
 
-type Binaries = HashMap<(u64, u64), Option<(String, Result<Arc<GoBinary>, String>)>>;
-
-fn row(pid: u32, binaries: &mut Binaries) -> Found {
-    let target = match Target::open(pid) {
-        Ok(target) => target,
-        Err(gotrail::target::TargetError::NotPermitted { .. }) => return Found::Hidden,
-        Err(_) => return Found::Other,
-    };
-    // Many processes run one executable: each is read once.
-    let key = (target.identity.exe_device, target.identity.exe_inode);
-    let Some((version, binary)) = binaries.entry(key).or_insert_with(|| read(&target)).clone() else {
-        return Found::Other;
-    };
-    let seen = binary.and_then(|binary| {
-        let runtime = Runtime::open(&target, &binary).map_err(|e| e.to_string())?;
+fn row(target: Target, (version, binary): &Executable) -> Row {
+    let seen = binary.as_ref().map_err(Clone::clone).and_then(|binary| {
+        let runtime = Runtime::open(&target, binary).map_err(|e| e.to_string())?;
         let figures = runtime.figures().map_err(|e| e.to_string())?;
         let goroutines = runtime.count_goroutines().map_err(|e| e.to_string())?;
         Ok(Seen { goroutines, figures })
     });
-    Found::Go(Box::new(Row { container: container_of(pid), version, seen, target }))
+    Row { container: container_of(target.pid()), version: version.clone(), seen, target }
 }
 
 /// The version of a Go executable, and the rest if it is understood; `None` if it is no Go program.
-fn read(target: &Target) -> Option<(String, Result<Arc<GoBinary>, String>)> {
+fn read(target: &Target) -> Option<Executable> {
     let bytes = target.read_executable().ok()?;
     let pid = target.pid();
     match GoBinary::parse_with(Arc::clone(&bytes), |id| debug_file(Some(pid), id)) {
-        Ok(binary) => Some((binary.version().to_string(), Ok(Arc::new(binary)))),
+        Ok(binary) => Some((binary.version().to_string(), Ok(binary))),
         Err(
             BinaryError::NotElf(_)
             | BinaryError::Cut { .. }
