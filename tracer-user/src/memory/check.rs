@@ -74,18 +74,22 @@ impl<R: Reader> Runtime<'_, R> {
         Ok(())
     }
 
-    /// Whether the goroutine that an M runs points back to it; `None` if it runs none. The two pointers are written
-    /// one after the other (`execute` and `dropg`, runtime/proc.go), so that a mismatch is looked at again.
+    /// Whether the goroutine that an M runs points back to it; `None` if it runs none, or switches too fast for the
+    /// two to be read together. They are written one after the other (`execute` and `dropg`, runtime/proc.go), so
+    /// that a mismatch is looked at again.
     fn curg_points_back(&self, m: u64) -> Option<bool> {
-        const LOOKS: u32 = 4;
+        const LOOKS: u32 = 16;
         let layout = self.binary.layout();
+        let curg = || self.memory.u64(field(m, layout.m.curg)).ok().filter(|curg| *curg != 0);
         let mut found = None;
         for _ in 0..LOOKS {
-            let curg = self.memory.u64(field(m, layout.m.curg)).ok().filter(|curg| *curg != 0)?;
-            let back = self.memory.u64(field(curg, layout.g.m)).ok();
-            found = Some(back == Some(m));
-            if found == Some(true) {
-                break;
+            let before = curg()?;
+            let back = self.memory.u64(field(before, layout.g.m)).ok();
+            if back == Some(m) {
+                return Some(true);
+            }
+            if curg() == Some(before) {
+                found = Some(false);
             }
         }
         found
