@@ -221,6 +221,25 @@ mod tests {
     }
 
     #[test]
+    fn truth_1_a_constant_does_not_outlive_what_may_change_it() {
+        let argument = |between: &[u8]| {
+            // mov $5,%eax; what is between; call of what follows.
+            let bytes = [&[0xb8, 5, 0, 0, 0], between, &[0xe8, 0, 0, 0, 0], &[0x90]].concat();
+            let next = 0x1000 + bytes.len() as u64 - 1;
+            let calls = code(&bytes, Architecture::Amd64).calls(&[next]);
+            assert_eq!(calls.len(), 1, "{between:x?}");
+            calls[0].argument
+        };
+        assert_eq!(argument(&[]), Some(5));
+        // nop; a conditional jump that is not taken.
+        assert_eq!(argument(&[0x90, 0x75, 0x10]), Some(5));
+        // call *%rcx; ret; jmp *%rcx; pop %rax.
+        for between in [&[0xff, 0xd1][..], &[0xc3], &[0xff, 0xe1], &[0x58]] {
+            assert_eq!(argument(between), None, "{between:x?}");
+        }
+    }
+
+    #[test]
     fn code_at_the_end_of_the_address_space_is_decoded() {
         for architecture in [Architecture::Amd64, Architecture::Arm64] {
             code_holds(&[0x90; 64], u64::MAX - 63, architecture);
