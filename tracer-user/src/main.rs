@@ -5,6 +5,9 @@ mod cli;
 
 #[cfg(feature = "probe")]
 fn main() -> std::process::ExitCode {
+    if let Some(code) = gotrail::probe::helper() {
+        return code;
+    }
     cli::run()
 }
 

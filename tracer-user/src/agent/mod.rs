@@ -1,9 +1,9 @@
 //! Watching processes: probes, snapshots, model and detectors composed.
 
-mod budget;
 mod executable;
+mod governor;
 mod watcher;
 
-pub use budget::{Demotion, TRAP_NS, trap_ns};
 pub use executable::understand;
+pub use governor::{Costs, Ledger, Mode, Numbers, Prices, Step, Stretch, TierState};
 pub use watcher::{Notice, Options, Summary, WatchError, Watcher};

@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use tracer_ebpf::{TIER_T1, TIER_T2};
+use tracer_ebpf::{Probe, TIER_T1, TIER_T2};
 
-use super::budget::{Budget, Demotion};
 use super::executable::understand;
+use super::governor::{self, Mode, Running, Step, Stretch, Subject};
 use crate::binary::{BinaryError, CallSite, GoBinary};
 use crate::detect::{
     Change, Context, Ledger, SiteRef, Thresholds, call_frames, caller_site, examine, watched_connections,
 };
 use crate::memory::{ReadError, Runtime, RuntimeError, Symbolizer, monotonic_ns};
 use crate::model::{CallStack, Event, EventKind, Process, StwReason};
-use crate::probe::{Accounting, Detacher, ProbeError, Session, Stream};
+use crate::probe::{Accounting, Detacher, ProbeError, Session, Stream, Why};
 use crate::target::{CpuLimit, Exit, Target, TargetError, Watch, cpu_limit};
 
 /// Why a process can't be watched.
@@ -73,8 +73,20 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 pub enum Notice {
     /// A finding changed; look it up by key.
     Finding(String, Change),
-    /// Some probes were taken off, because they cost too much.
-    Demoted(Demotion),
+    /// The governor decided something, or something came of it.
+    Governed(Step),
+    /// A tier that is observed all the time was not, from one time to another (`CLOCK_MONOTONIC` ns), since its lease
+    /// ran out or its keeper ended.
+    Gap {
+        /// `TIER_` bit.
+        tier: u32,
+        /// The last moment before.
+        from_ns: u64,
+        /// The first moment after.
+        to_ns: u64,
+        /// Why.
+        why: Why,
+    },
     /// A tier of probes is off, because it could not be put back without those that cost too much.
     ProbesLost(String),
     /// The ring had no room for so many records since the last look: that interval has gaps.
@@ -98,6 +110,11 @@ pub struct Summary {
     pub watched: Duration,
     /// How it ended, if it did.
     pub exit: Option<Exit>,
+    /// What the probes cost.
+    pub cost: governor::Ledger,
+    /// Goroutine ids that the runtime handed out while the process was watched, where memory could still be read at
+    /// the end: creations, but for [`crate::memory::GOID_BATCH`] for each P.
+    pub goids: Option<u64>,
 }
 
 /// One process under watch.
@@ -116,7 +133,11 @@ pub struct Watcher {
     process: Process,
     ledger: Ledger,
     symbolizer: RefCell<Symbolizer>,
-    budget: Budget,
+    governor: Running,
+    /// Tiers that are off for no decision of the governor's: since when, and why.
+    gaps: Vec<(u32, u64, Why)>,
+    goids: Option<u64>,
+    last_goids: Option<u64>,
     begun: Instant,
     begun_ns: u64,
     next_snapshot: Instant,
@@ -139,6 +160,19 @@ impl Watcher {
         let plan = binary.plan(options.probes.tiers);
         let (session, stream) = Session::attach(&target, &binary, bias, plan, options.probes)?;
         let pid = target.pid();
+        let governor = Running::start(Subject {
+            pid,
+            binary: Arc::clone(&binary),
+            bias,
+            share: options.budget,
+            plan: session.plan().clone(),
+            tiers: options.probes.tiers,
+            counters: session.counters(),
+            leases: session.leases().cloned(),
+            detacher: session.detacher(),
+        })
+        .map_err(|error| ProbeError::Thread { what: "the governor of the probes' cost", error })?;
+        let goids = Runtime::reopen(pid, &binary, bias).goids().ok();
         Ok(Self {
             hazards: binary.hazards(),
             cpu_limit: cpu_limit(pid),
@@ -146,7 +180,10 @@ impl Watcher {
             process: Process::new(options.probes.tiers & TIER_T2 != 0),
             ledger: Ledger::default(),
             symbolizer: RefCell::default(),
-            budget: Budget::new(pid, options.budget),
+            governor,
+            gaps: Vec::new(),
+            goids,
+            last_goids: goids,
             begun: Instant::now(),
             begun_ns: monotonic_ns(),
             next_snapshot: Instant::now(),
@@ -229,6 +266,7 @@ impl Watcher {
     pub fn step(&mut self) -> Vec<Notice> {
         let mut notices = Vec::new();
         self.receive();
+        self.govern(&mut notices);
         if self.exit.is_none()
             && let Some(exit) = self.watch.wait(Duration::ZERO)
         {
@@ -325,22 +363,65 @@ impl Watcher {
             notices.push(Notice::Lost(lost - self.lost));
             self.lost = lost;
         }
-        self.keep_budget(&accounting, notices);
+        if let Ok(goids) = Runtime::reopen(self.target.pid(), &self.binary, self.bias).goids() {
+            self.last_goids = Some(goids);
+        }
         true
     }
 
-    fn keep_budget(&mut self, accounting: &Accounting, notices: &mut Vec<Notice>) {
-        let hits = accounting.probes.iter().map(|(probe, account)| (*probe, account.hits));
-        let Some(demotion) = self.budget.look(hits) else { return };
-        match self.session.take_off(&demotion.probes) {
-            Ok(()) => {
-                if self.session.detacher().tiers() & TIER_T2 == 0 {
-                    self.process.end_lifetimes();
+    /// Takes in what the governor decided, and does what only the session can.
+    fn govern(&mut self, notices: &mut Vec<Notice>) {
+        for step in self.governor.steps() {
+            match &step {
+                Step::Begun { tier, at_ns } => {
+                    if *tier == TIER_T2 {
+                        self.process.end_gap(*at_ns);
+                    }
+                    if let Some(i) = self.gaps.iter().position(|(gap, ..)| gap == tier) {
+                        let (tier, from_ns, why) = self.gaps.swap_remove(i);
+                        notices.push(Notice::Gap { tier, from_ns, to_ns: *at_ns, why });
+                    }
                 }
-                notices.push(Notice::Demoted(demotion));
+                Step::Ended(stretch) => self.ended(stretch),
+                Step::TakeOff { probes, .. } => {
+                    if let Err(error) = self.session.take_off(probes) {
+                        // The tier is off as a whole then: dearer than wanted in knowledge, not in cost.
+                        notices.push(Notice::ProbesLost(error.to_string()));
+                        continue;
+                    }
+                }
+                Step::PutBack { probes } => {
+                    if let Err(error) = self.session.put_back(probes) {
+                        notices.push(Notice::ProbesLost(error.to_string()));
+                        continue;
+                    }
+                }
+                Step::Relink { tier } => {
+                    if let Err(error) = self.session.relink(*tier) {
+                        notices.push(Notice::ProbesLost(error.to_string()));
+                        continue;
+                    }
+                }
+                Step::Mode { tier, from: Mode::Steady, .. } => self.gaps.retain(|(gap, ..)| gap != tier),
+                Step::Mode { .. } | Step::Refused { .. } | Step::Priced { .. } => {}
             }
-            // The tier is off as a whole then: dearer than wanted in knowledge, not in cost.
-            Err(error) => notices.push(Notice::ProbesLost(error.to_string())),
+            notices.push(Notice::Governed(step));
+        }
+    }
+
+    /// A tier was observed for a while, and is not any more.
+    fn ended(&mut self, stretch: &Stretch) {
+        if stretch.tier == TIER_T2 {
+            self.process.begin_gap();
+        }
+        if stretch.sampled && stretch.tier == TIER_T2 {
+            let count = |wanted: Probe| {
+                stretch.hits.iter().filter(|(probe, _)| *probe == wanted).map(|(_, n)| n).sum()
+            };
+            let seconds = (stretch.end_ns - stretch.begin_ns) as f64 / 1e9;
+            self.process.sample(seconds, count(Probe::GoCreate), count(Probe::GoExit));
+        } else if !stretch.sampled && stretch.why != Why::Asked {
+            self.gaps.push((stretch.tier, stretch.end_ns, stretch.why));
         }
     }
 
@@ -363,6 +444,8 @@ impl Watcher {
 
     /// Takes the probes off, takes in the last records, looks once more, and closes the account.
     pub fn finish(&mut self) -> (Summary, Vec<Notice>) {
+        let mut notices = Vec::new();
+        self.govern(&mut notices);
         let detached_in = self.session.detach();
         if let Some(stream) = self.stream.take() {
             for batch in stream {
@@ -370,15 +453,42 @@ impl Watcher {
             }
         }
         self.session.join();
-        let mut notices = Vec::new();
+        self.governor.stop();
+        // What the governor noticed of the detaching is no news, but windows that were open count.
+        for step in self.governor.steps() {
+            if let Step::Ended(stretch) = step
+                && stretch.sampled
+            {
+                self.ended(&stretch);
+                notices.push(Notice::Governed(Step::Ended(stretch)));
+            }
+        }
         self.look(&mut notices);
+        let now = Runtime::reopen(self.target.pid(), &self.binary, self.bias).goids().ok();
+        // A process that has ended has none any more.
+        let now = now.or(self.last_goids).filter(|_| self.exit.is_none_or(|exit| exit != Exit::Exec));
+        let goids = now.zip(self.goids).and_then(|(now, before)| now.checked_sub(before));
         let summary = Summary {
+            cost: self.governor.ledger(),
+            goids,
             accounting: self.session.accounting(),
             detached_in,
             watched: self.begun.elapsed(),
             exit: self.exit,
         };
         (summary, notices)
+    }
+
+    /// What the probes have cost so far, by hits.
+    #[must_use]
+    pub fn cost(&self) -> governor::Ledger {
+        self.governor.ledger()
+    }
+
+    /// The share of the target's CPU time that probes may cost.
+    #[must_use]
+    pub const fn budget(&self) -> f64 {
+        self.options.budget
     }
 
     /// Tiers whose probes are on.

@@ -4,23 +4,23 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use gotrail::agent::{Notice, Summary, TRAP_NS, Watcher, trap_ns};
+use gotrail::agent::{Notice, Step, Summary, Watcher};
 use gotrail::detect::{Change, State};
 use gotrail::memory::monotonic_ns;
 use gotrail::model::{GcTrigger, PauseSum, StwReason, WaitClass};
-use gotrail::probe::Accounting;
 use gotrail::target::Target;
 use gotrail::text::{bytes, duration, printable};
 use serde_json::{Value, json};
-use tracer_ebpf::Probe;
 
 use super::args::{AttachArgs, Format};
 use super::export::Export;
 use super::failure::{BACKEND, Failure};
-use super::{human, json, signals};
+use super::{cost, human, json, signals};
 
 /// Longest that sending the last data may take.
 const FLUSH: Duration = Duration::from_secs(2);
+/// Time between two lines on cost.
+const COST_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) fn run(args: &AttachArgs) -> Result<ExitCode, Failure> {
     // What was typed wrong is said before anything else is tried.
@@ -29,7 +29,7 @@ pub(crate) fn run(args: &AttachArgs) -> Result<ExitCode, Failure> {
     let watcher = Watcher::attach(Target::open(args.pid)?, options)?;
     let stop = signals::watch(watcher.detacher())?;
     let export = export.start(&watcher, args.otlp.service_name.as_deref())?;
-    let mut attach = Attach { args, watcher, export };
+    let mut attach = Attach { args, watcher, export, next_cost: Instant::now() };
     attach.announce();
     let end = args.duration.map(|d| Instant::now() + d);
     let ends = loop {
@@ -39,6 +39,9 @@ pub(crate) fn run(args: &AttachArgs) -> Result<ExitCode, Failure> {
         let (ends, notices): (Vec<_>, Vec<_>) =
             notices.into_iter().partition(|n| matches!(n, Notice::Ended(_)));
         attach.tell(&notices);
+        if Instant::now() >= attach.next_cost {
+            attach.tell_cost();
+        }
         if let Some(trouble) = attach.export.tick(&attach.watcher) {
             attach.note("export", &trouble);
         }
@@ -59,6 +62,7 @@ struct Attach<'a> {
     args: &'a AttachArgs,
     watcher: Watcher,
     export: Export,
+    next_cost: Instant,
 }
 
 impl Attach<'_> {
@@ -118,17 +122,16 @@ impl Attach<'_> {
         for notice in notices {
             match notice {
                 Notice::Finding(key, change) => self.tell_finding(key, *change),
-                Notice::Demoted(demotion) => {
-                    let names: Vec<&str> = demotion.probes.iter().map(|probe| probe.name()).collect();
-                    let text = format!(
-                        "no longer observed: {}; {:.0} hits a second bring the cost of all probes to {:.1} % of the process's CPU time, the budget is {:.1} %; the other probes and the snapshots go on",
-                        names.join(", "),
-                        demotion.hits_per_second,
-                        demotion.predicted * 100.0,
-                        demotion.budget * 100.0
-                    );
-                    self.note("demoted", &text);
+                Notice::Governed(step) => {
+                    self.export.governed(step);
+                    if let Some(told) = cost::step(step) {
+                        self.told(told);
+                    }
+                    if let Step::Mode { .. } = step {
+                        self.tell_cost();
+                    }
                 }
+                Notice::Gap { tier, from_ns, to_ns, why } => self.told(cost::gap(*tier, *from_ns, *to_ns, *why)),
                 Notice::Lost(count) => self.note(
                     "lost",
                     &format!("{count} events were lost (the ring was full): counts of this moment are too low; --ring-kib makes it larger"),
@@ -149,6 +152,25 @@ impl Attach<'_> {
                 }
             }
         }
+    }
+
+    fn told(&self, told: cost::Told) {
+        if self.is_json() {
+            self.line(told.kind, told.fields);
+        } else if let Some(event) = told.event.filter(|_| self.args.events) {
+            outln!("{}  {}", self.clock(monotonic_ns()), printable(&event));
+        }
+        if let Some(text) = told.text {
+            eprintln!("{}  {}", self.clock(monotonic_ns()), printable(&text));
+        }
+    }
+
+    /// What the probes have cost up to now, for programs.
+    fn tell_cost(&mut self) {
+        if self.is_json() {
+            self.line("cost", cost::ledger(&self.watcher.cost(), self.watcher.budget()));
+        }
+        self.next_cost = Instant::now() + COST_EVERY;
     }
 
     fn note(&self, kind: &str, text: &str) {
@@ -279,6 +301,7 @@ impl Attach<'_> {
                     "exited": process.goroutines.exited,
                     "found_ended": process.goroutines.healed,
                     "lifetimes_observed": process.has_lifetimes(),
+                    "sampled": (!process.has_lifetimes()).then(|| self.sampled(summary)),
                     "blocked_share": self.blocked_share(),
                 },
                 "last_figures": process.figures.as_ref().map(|figures| json!({
@@ -301,16 +324,26 @@ impl Attach<'_> {
         );
     }
 
-    /// What the probes cost the target, by hits times what a hit of each costs.
+    /// What the probes cost the target.
     fn cost(&self, summary: &Summary) -> Value {
-        let predicted = predicted_ns(&summary.accounting);
+        let mut cost = cost::ledger(&summary.cost, self.watcher.budget());
+        if let Some(object) = cost.as_object_mut() {
+            object.insert("hits".to_owned(), json!(summary.accounting.total().hits));
+            object.insert("last_snapshot_ns".to_owned(), json!(nanos(self.watcher.last_snapshot_took())));
+        }
+        cost
+    }
+
+    /// What is known of creations and exits where they were not all observed.
+    fn sampled(&self, summary: &Summary) -> Value {
+        let process = self.watcher.process();
+        let creations = &process.sampled_creations;
         json!({
-            "hits": summary.accounting.total().hits,
-            "assumed_ns_per_hit": TRAP_NS,
-            "assumed_ns_per_hit_with_stack": trap_ns(Probe::Gopanic),
-            "predicted_ns": predicted,
-            "predicted_share_of_one_cpu": predicted as f64 / nanos(summary.watched).max(1) as f64,
-            "last_snapshot_ns": nanos(self.watcher.last_snapshot_took()),
+            "windows": creations.windows(),
+            "observed_seconds": creations.seconds(),
+            "created": cost::estimate(creations.rate()),
+            "exited": cost::estimate(process.sampled_exits.rate()),
+            "ids_handed_out": summary.goids,
         })
     }
 
@@ -366,7 +399,20 @@ impl Attach<'_> {
                 process.goroutines.created, process.goroutines.exited
             )
         } else {
-            "; creations and exits were not observed to the end, see above".to_owned()
+            let rate = process.sampled_creations.rate().map_or_else(String::new, |e| {
+                format!(
+                    "; in {} windows of {:.2} s in all about {:.0} were created a second (95 %: {:.0} to {:.0})",
+                    process.sampled_creations.windows(),
+                    process.sampled_creations.seconds(),
+                    e.per_second,
+                    e.low,
+                    e.high
+                )
+            });
+            let ids = summary.goids.map_or_else(String::new, |n| {
+                format!("; the runtime handed out {n} goroutine ids meanwhile")
+            });
+            format!("; creations and exits were not all observed, see above{rate}{ids}")
         };
         outln!("  goroutines: {}{share}{lifetimes}", process.goroutines.len());
         outln!("  gc: {} cycles, {} of them forced", process.gc.completed, process.gc.forced);
@@ -404,10 +450,8 @@ impl Attach<'_> {
             duration(nanos(summary.detached_in))
         );
         outln!(
-            "  cost: about {:.3} % of one CPU by hits (at {} each, {} with a stack); last snapshot took {} of gotrail's own time",
-            predicted_ns(accounting) as f64 * 100.0 / nanos(summary.watched).max(1) as f64,
-            duration(TRAP_NS),
-            duration(trap_ns(Probe::Gopanic)),
+            "  cost: {}; last snapshot took {} of gotrail's own time",
+            cost::summary(&summary.cost, self.watcher.budget()),
             duration(nanos(self.watcher.last_snapshot_took()))
         );
         let dropped = process.dropped + process.groups.dropped + process.goroutines.untracked;
@@ -424,8 +468,4 @@ impl Attach<'_> {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-fn predicted_ns(accounting: &Accounting) -> u64 {
-    accounting.probes.iter().map(|(probe, account)| account.hits * trap_ns(*probe)).sum()
 }

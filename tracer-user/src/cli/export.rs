@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use gotrail::agent::{Summary, Watcher};
+use gotrail::agent::{Ledger, Mode, Step, Summary, Watcher};
 use gotrail::detect::{Change, Reported, Role, SiteRef, State, crash_text, panic_type};
 use gotrail::export::otlp::{
-    Account, CrashLog, Endpoints, ExportError, ExportState, Exporter, Identity, Item, LeakGroup, Lifetimes,
-    Metrics, Population, Told,
+    Account, Cost, CrashLog, Endpoints, ExportError, ExportState, Exporter, Identity, Item, LeakGroup,
+    Lifetimes, Metrics, Population, TierShare, Told,
 };
 use gotrail::memory::monotonic_ns;
 use gotrail::model::{GcCycle, PanicStage, Pause};
@@ -17,6 +17,7 @@ use gotrail::text::{duration, printable};
 use serde_json::{Value, json};
 
 use super::args::OtlpArgs;
+use super::cost::tier_name;
 use super::failure::{Failure, USAGE};
 
 /// Time between two sets of metrics.
@@ -37,6 +38,8 @@ pub(crate) struct Export {
     told_degraded: bool,
     crash_sent: bool,
     last: Option<ExportState>,
+    /// Decisions of the governor.
+    steps: BTreeMap<&'static str, u64>,
 }
 
 impl Export {
@@ -55,6 +58,7 @@ impl Export {
             told_degraded: false,
             crash_sent: false,
             last: None,
+            steps: BTreeMap::new(),
         })
     }
 
@@ -75,6 +79,20 @@ impl Export {
         });
         let told = Told { reported: reported.clone(), change, at_ns: monotonic_ns(), group };
         exporter.offer(Item::Finding(Box::new(told)));
+    }
+
+    pub(crate) fn governed(&mut self, step: &Step) {
+        let name = match step {
+            Step::Mode { to: Mode::Steady, .. } => "restored",
+            Step::Mode { to: Mode::Windows, .. } => "to windows",
+            Step::Mode { to: Mode::Off, .. } => "to memory alone",
+            Step::Ended(stretch) if stretch.sampled => "window",
+            Step::Refused { .. } => "refused",
+            Step::TakeOff { .. } => "taken off",
+            Step::PutBack { .. } => "put back",
+            Step::Begun { .. } | Step::Ended(_) | Step::Relink { .. } | Step::Priced { .. } => return,
+        };
+        *self.steps.entry(name).or_default() += 1;
     }
 
     pub(crate) fn pause(&mut self, pause: &Pause, caller: Option<SiteRef>) {
@@ -103,7 +121,8 @@ impl Export {
             return None;
         }
         self.next_metrics = Instant::now() + METRICS_EVERY;
-        exporter.offer(Item::Metrics(Box::new(metrics(watcher, &watcher.session().accounting()))));
+        let cost = self.cost(watcher, &watcher.cost());
+        exporter.offer(Item::Metrics(Box::new(metrics(watcher, &watcher.session().accounting(), cost))));
         let state = exporter.state();
         if self.told_degraded || !state.is_degraded() {
             return None;
@@ -120,8 +139,29 @@ impl Export {
         {
             exporter.offer(Item::Crash(Box::new(log)));
         }
-        exporter.offer(Item::Metrics(Box::new(metrics(watcher, &summary.accounting))));
+        let cost = self.cost(watcher, &summary.cost);
+        exporter.offer(Item::Metrics(Box::new(metrics(watcher, &summary.accounting, cost))));
         self.last = Some(exporter.finish(within));
+    }
+
+    fn cost(&self, watcher: &Watcher, ledger: &Ledger) -> Cost {
+        let rate = watcher.process().sampled_creations.rate();
+        Cost {
+            predicted_ns: ledger.spent_ns,
+            target_cpu_ns: ledger.cpu_ns,
+            budget: watcher.budget(),
+            steps: self.steps.iter().map(|(step, n)| (*step, *n)).collect(),
+            tiers: ledger
+                .tiers
+                .iter()
+                .map(|of| TierShare {
+                    tier: tier_name(of.tier),
+                    mode: of.mode.name(),
+                    observed_ns: of.observed_ns,
+                })
+                .collect(),
+            created_per_second: rate.map(|e| [e.per_second, e.low, e.high]),
+        }
     }
 
     /// Whether an endpoint was given that took nothing at all.
@@ -186,7 +226,7 @@ fn identity(watcher: &Watcher, service: Option<&str>) -> Identity {
     }
 }
 
-fn metrics(watcher: &Watcher, accounting: &Accounting) -> Metrics {
+fn metrics(watcher: &Watcher, accounting: &Accounting, cost: Cost) -> Metrics {
     let process = watcher.process();
     let reasons = &watcher.binary().layout().wait_reasons;
     let total = accounting.total();
@@ -221,6 +261,7 @@ fn metrics(watcher: &Watcher, accounting: &Accounting) -> Metrics {
             lost: accounting.lost(),
             gaps: accounting.gaps,
         }),
+        cost: Some(cost),
         snapshot_took_ns: u64::try_from(watcher.last_snapshot_took().as_nanos()).ok(),
         findings: findings.into_iter().collect(),
         pauses: process.stw.by_reason().iter().map(|(reason, sum)| (*reason, *sum)).collect(),

@@ -19,6 +19,7 @@ mod args;
 mod attach;
 #[cfg(feature = "bpf-log")]
 mod bpf_log;
+mod cost;
 mod doctor;
 mod dump;
 #[cfg(feature = "otlp")]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gotrail::agent::{Summary, Watcher};
+use gotrail::agent::{Step, Summary, Watcher};
 use gotrail::detect::{Change, Reported, SiteRef};
 use gotrail::model::{GcCycle, Pause};
 use serde_json::Value;
@@ -30,6 +30,8 @@ impl Export {
     }
 
     pub(crate) fn finding(&mut self, _: &Reported, _: Change) {}
+
+    pub(crate) fn governed(&mut self, _: &Step) {}
 
     pub(crate) fn pause(&mut self, _: &Pause, _: Option<SiteRef>) {}
 

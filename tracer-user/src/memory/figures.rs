@@ -30,7 +30,23 @@ pub struct Figures {
     pub last_gc_ns: u64,
 }
 
+/// Goroutine ids that a P takes at once (`_GoidCacheBatch`, runtime/proc.go, Go 1.18 to 1.27).
+pub const GOID_BATCH: u64 = 16;
+
 impl<R: Reader> Runtime<'_, R> {
+    /// Reads how many goroutine ids the Ps have taken so far, [`GOID_BATCH`] at a time: creations, but for what each P
+    /// still has left.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Read`].
+    pub fn goids(&self) -> Result<u64, RuntimeError> {
+        // `goidgen` is the first field of `schedt` (runtime/runtime2.go, Go 1.18 to 1.27).
+        let mut bytes = [0; 8];
+        let at = self.global(self.binary.globals().sched);
+        self.memory.read(at, &mut bytes).map_err(|e| self.read_error(e))?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+
     /// Reads the figures.
     ///
     /// # Errors

@@ -19,7 +19,7 @@ mod symbolizer;
 mod wait;
 
 pub use details::{Details, Want};
-pub use figures::Figures;
+pub use figures::{Figures, GOID_BATCH};
 pub use goroutine::{Goroutine, Park, Status};
 pub use holders::Holders;
 pub use labels::{Labels, MAX_LABELS};

@@ -7,6 +7,7 @@ mod goroutines;
 mod groups;
 mod process;
 mod reasons;
+mod sampling;
 mod stw;
 
 pub use event::{CallStack, CrashRecord, CrashText, Event, EventKind, PanicStage};
@@ -15,4 +16,5 @@ pub use goroutines::{Goroutines, Lifetime, Seen, Tracked};
 pub use groups::{Group, GroupKey, Groups, Sample};
 pub use process::{Crash, Process, Tuning, TuningKind};
 pub use reasons::{GcTrigger, StwReason, WaitClass};
+pub use sampling::{Estimate, Sampling};
 pub use stw::{Pause, PauseHistory, PauseSum};

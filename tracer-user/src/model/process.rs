@@ -6,6 +6,7 @@ use super::event::{CallStack, CrashRecord, Event, EventKind, PanicStage};
 use super::gc::{GcCycle, GcHistory};
 use super::goroutines::Goroutines;
 use super::groups::Groups;
+use super::sampling::Sampling;
 use super::stw::{Pause, PauseHistory};
 use crate::memory::{Figures, Snapshot};
 
@@ -90,15 +91,21 @@ pub struct Process {
     population: Vec<((crate::memory::Status, u8, bool), u64)>,
     /// GOMAXPROCS as last seen.
     procs: Option<u32>,
-    /// Whether creations and exits come in.
-    lifetimes: bool,
+    /// Since when creations and exits come in without a gap, if they do.
+    lifetimes_since: Option<u64>,
+    /// Whether they have come in all the time.
+    lifetimes_whole: bool,
+    /// Creations in sampling windows.
+    pub sampled_creations: Sampling,
+    /// Exits in sampling windows.
+    pub sampled_exits: Sampling,
 }
 
 impl Process {
     /// A process of which nothing is known. `lifetimes` says whether the stream carries creations and exits.
     #[must_use]
     pub fn new(lifetimes: bool) -> Self {
-        Self { lifetimes, ..Self::default() }
+        Self { lifetimes_since: lifetimes.then_some(0), lifetimes_whole: lifetimes, ..Self::default() }
     }
 
     /// Takes an event in.
@@ -151,7 +158,10 @@ impl Process {
     /// Merges a snapshot.
     pub fn merge(&mut self, snapshot: &Snapshot) {
         let groups = &mut self.groups;
-        self.goroutines.merge(snapshot, self.lifetimes, |g| groups.number(&g.stack));
+        // Who ended in a gap of the stream was not lost on the way.
+        let before = self.observed.map_or(0, |(_, last)| last);
+        let whole = self.lifetimes_since.is_some_and(|since| since <= before);
+        self.goroutines.merge(snapshot, whole, |g| groups.number(&g.stack));
         self.groups.recount(&self.goroutines, snapshot.taken_ns);
         self.first_figures.get_or_insert_with(|| snapshot.figures.clone());
         self.figures = Some(snapshot.figures.clone());
@@ -175,15 +185,27 @@ impl Process {
         }
     }
 
-    /// From now on creations and exits no longer come in: snapshots alone tell who exists.
-    pub const fn end_lifetimes(&mut self) {
-        self.lifetimes = false;
+    /// A gap in the stream of creations and exits begins: nothing is known of them from here on, but for snapshots.
+    pub const fn begin_gap(&mut self) {
+        self.lifetimes_since = None;
+        self.lifetimes_whole = false;
     }
 
-    /// Whether creations and exits come in.
+    /// The gap ends: from `at_ns` on all creations and exits come in.
+    pub fn end_gap(&mut self, at_ns: u64) {
+        self.lifetimes_since.get_or_insert(at_ns);
+    }
+
+    /// A sampling window of so many seconds is over, with what was counted in it.
+    pub fn sample(&mut self, seconds: f64, creations: u64, exits: u64) {
+        self.sampled_creations.add(seconds, creations);
+        self.sampled_exits.add(seconds, exits);
+    }
+
+    /// Whether all creations and exits since attach have come in, but for those that are counted as lost.
     #[must_use]
     pub const fn has_lifetimes(&self) -> bool {
-        self.lifetimes
+        self.lifetimes_whole
     }
 
     /// Population of the last snapshot: state, wait reason number (0 unless parked), whether it belongs to

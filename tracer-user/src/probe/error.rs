@@ -26,6 +26,14 @@ pub enum ProbeError {
         /// What it said.
         why: String,
     },
+    /// A thread does not start.
+    #[error("tried to start {what}: {error}; is a limit on threads or memory reached?")]
+    Thread {
+        /// Whose.
+        what: &'static str,
+        /// Why not.
+        error: std::io::Error,
+    },
     /// No probe of the plan has a site.
     #[error("none of the functions to be probed was found in the binary: {0}")]
     NoSites(String),

@@ -1,6 +1,8 @@
 //! What the probes counted, and whether it adds up (LOSS-1).
 
-use aya::maps::{MapData, PerCpuArray};
+use std::sync::Arc;
+
+use aya::maps::{Map, MapData, MapError, PerCpuArray};
 use tracer_ebpf::{Probe, ProbeCounters, counter_index};
 
 use super::config::Wire;
@@ -68,26 +70,50 @@ impl Accounting {
     }
 }
 
-/// Reads the counters of one process.
-pub(super) fn read(
-    map: &PerCpuArray<&MapData, Wire<ProbeCounters>>,
+/// The counters of one process. Clones are the same.
+#[derive(Clone)]
+pub struct Counters {
+    map: Arc<PerCpuArray<MapData, Wire<ProbeCounters>>>,
     slot: u32,
-) -> Vec<(Probe, ProbeAccount)> {
-    Probe::ALL
-        .into_iter()
-        .filter_map(|probe| {
-            let values = map.get(&counter_index(slot, probe as u8), 0).ok()?;
-            let account = values.iter().fold(ProbeAccount::default(), |sum, Wire(cpu)| ProbeAccount {
-                hits: sum.hits + cpu.hits,
-                delivered: sum.delivered + cpu.delivered,
-                lost_ring: sum.lost_ring + cpu.lost_ring,
-                refused: sum.refused + cpu.refused,
-                partial: sum.partial + cpu.partial,
-                received: 0,
-            });
-            (account.hits != 0).then_some((probe, account))
+}
+
+impl std::fmt::Debug for Counters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Counters").field("slot", &self.slot).finish_non_exhaustive()
+    }
+}
+
+impl Counters {
+    pub(super) fn open(map: Map, slot: u32) -> Result<Self, MapError> {
+        Ok(Self { map: Arc::new(PerCpuArray::try_from(map)?), slot })
+    }
+
+    /// The accounts of all probes that were hit; what was received is not known here.
+    #[must_use]
+    pub fn read(&self) -> Vec<(Probe, ProbeAccount)> {
+        let all = Probe::ALL.into_iter().map(|probe| (probe, self.account(probe)));
+        all.filter(|(_, account)| account.hits != 0).collect()
+    }
+
+    /// Hits of one probe so far.
+    #[must_use]
+    pub fn hits(&self, probe: Probe) -> u64 {
+        self.account(probe).hits
+    }
+
+    fn account(&self, probe: Probe) -> ProbeAccount {
+        let Ok(values) = self.map.get(&counter_index(self.slot, probe as u8), 0) else {
+            return ProbeAccount::default();
+        };
+        values.iter().fold(ProbeAccount::default(), |sum, Wire(cpu)| ProbeAccount {
+            hits: sum.hits + cpu.hits,
+            delivered: sum.delivered + cpu.delivered,
+            lost_ring: sum.lost_ring + cpu.lost_ring,
+            refused: sum.refused + cpu.refused,
+            partial: sum.partial + cpu.partial,
+            received: 0,
         })
-        .collect()
+    }
 }
 
 #[cfg(test)]

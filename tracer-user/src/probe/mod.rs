@@ -1,15 +1,33 @@
 //! Probes: planning is `binary`'s, placing them, draining their records and counting losses is done here.
 //! The only part of gotrail that names aya.
 
+pub mod calibrate;
 mod config;
 mod drain;
 mod error;
+mod keeper;
 mod kernel;
 mod losses;
 mod object;
 mod session;
 
+pub use calibrate::Calibration;
 pub use error::ProbeError;
+pub use keeper::{Leases, Report, Why};
 pub use kernel::{Kernel, Links};
-pub use losses::{Accounting, ProbeAccount};
+pub use losses::{Accounting, Counters, ProbeAccount};
 pub use session::{Detacher, Options, Session, Stream};
+
+/// Runs as one of gotrail's own helpers, if this process was started as one: call it first of all in `main`. Whoever
+/// attaches needs it, since the helpers are the same executable run again.
+#[must_use]
+pub fn helper() -> Option<std::process::ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    let verb = arguments.next()?;
+    let number = arguments.next().and_then(|text| text.to_str()?.parse().ok());
+    match verb.to_str()? {
+        keeper::VERB => Some(keeper::run(number)),
+        calibrate::VERB => Some(calibrate::run(number)),
+        _ => None,
+    }
+}

@@ -1,27 +1,29 @@
 //! A set of probes on one process, from attach to the last record.
 
 use std::num::NonZeroU32;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use aya::maps::{HashMap, PerCpuArray, RingBuf};
+use aya::maps::{HashMap, RingBuf};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{ProgramError, UProbe};
 use aya::{Ebpf, EbpfLoader};
 use tracer_ebpf::Probe;
 use tracer_ebpf::{
     GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_COUNTERS, MAP_EVENTS, MAP_PROCESSES,
-    ProbeCounters, ProcConfig, TIER_T1, TIER_T2, cookie,
+    ProcConfig, TIER_T1, TIER_T2, cookie,
 };
 
 use super::config::{Wire, config};
 use super::drain::Drain;
 use super::error::ProbeError;
+use super::keeper::{Leases, Program};
 use super::kernel::{Kernel, Links};
-use super::losses::{Accounting, read};
+use super::losses::{Accounting, Counters};
 use super::object::object;
 use crate::binary::{GoBinary, Plan, Site, Unavailable};
 use crate::memory::{LiveMemory, Reader as _};
@@ -30,6 +32,11 @@ use crate::target::Target;
 
 /// The slot of the one process of a session.
 const SLOT: u32 = 0;
+
+/// How long the dear tiers are on at first: until then somebody must have looked at what they cost, and renewed.
+const FIRST_LEASE: Duration = Duration::from_millis(250);
+/// How long a keeper may take to put the first probes on: it has to start, and the machine may be busy.
+const KEEPER_STARTS_WITHIN: Duration = Duration::from_secs(5);
 
 /// How a session is attached.
 #[derive(Clone, Copy, Debug)]
@@ -55,6 +62,7 @@ pub type Stream = Receiver<Vec<Event>>;
 #[derive(Clone, Debug, Default)]
 pub struct Detacher {
     links: Arc<Mutex<Vec<(u32, UProbeLink)>>>,
+    leases: Option<Leases>,
     closed: Arc<AtomicBool>,
 }
 
@@ -88,13 +96,20 @@ impl Detacher {
     /// Takes off all probes for good: none is put back.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
-        self.detach(u32::MAX);
+        std::thread::scope(|scope| {
+            if let Some(leases) = &self.leases {
+                scope.spawn(|| leases.close());
+            }
+            self.detach(u32::MAX);
+        });
     }
 
     /// The tiers that are on.
     #[must_use]
     pub fn tiers(&self) -> u32 {
-        self.links.lock().unwrap_or_else(PoisonError::into_inner).iter().fold(0, |sum, (tier, _)| sum | tier)
+        let held = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let leased = self.leases.as_ref().map_or(0, Leases::on);
+        held.iter().fold(leased, |sum, (tier, _)| sum | tier)
     }
 }
 
@@ -102,14 +117,20 @@ impl Detacher {
 #[derive(Debug)]
 pub struct Session {
     ebpf: Ebpf,
+    counters: Counters,
     links: Detacher,
     kind: Links,
     drain: Drain,
     plan: Plan,
+    /// Sites that cost too much.
+    taken_off: Vec<Site>,
     target: Target,
     bias: u64,
     attached_in: Duration,
 }
+
+/// What is said of them.
+const TAKEN_OFF: &str = "taken off: it is hit too often for the budget";
 
 impl Session {
     /// Places the probes of `plan` on a process.
@@ -150,26 +171,48 @@ impl Session {
         let ring = RingBuf::try_from(take(&mut ebpf, MAP_EVENTS, &kernel)?)
             .map_err(|e| error("open the ring buffer", &e))?;
 
-        check(target, bias, &plan)?;
+        let counters = Counters::open(take(&mut ebpf, MAP_COUNTERS, &kernel)?, SLOT)
+            .map_err(|e| error("open the counters", &e))?;
+
+        check_sites(target, bias, &plan.sites)?;
         let mut links = Vec::new();
+        let mut leased = Vec::new();
         for tier in [TIER_T1, TIER_T2] {
             let sites: Vec<&Site> = plan.tier(tier).collect();
             if options.tiers & tier == 0 || sites.is_empty() {
                 continue;
             }
-            links.push((tier, link(&mut ebpf, tier, &sites, target, kind, &kernel)?));
+            // One by one they take too long to go for leases to be of use.
+            if tier == TIER_T1 || kind == Links::Single {
+                links.push((tier, link(&mut ebpf, tier, &sites, target, kind, &kernel)?));
+            } else {
+                let sites = sites.into_iter().cloned().collect();
+                let program = loaded(&mut ebpf, tier, kind, &kernel)?;
+                leased.push(Program { tier, program, sites });
+            }
+        }
+        let leases = if leased.is_empty() {
+            None
+        } else {
+            Some(Leases::new(target, bias, kind == Links::MultiScoped, leased)?)
+        };
+        if let Some(leases) = &leases {
+            leases.begin(TIER_T2, FIRST_LEASE)?;
+            leases.await_on(TIER_T2, KEEPER_STARTS_WITHIN)?;
         }
         // The thread ids that the runtime keeps are those of its own PID namespace.
         let same_namespace = target.inner_pid == target.pid();
         let (drain, stream) = Drain::start(ring, bias, same_namespace, log_lines(&mut ebpf))
             .map_err(|e| kernel_error("start the drain", &kernel, e.to_string()))?;
-        let links = Detacher { links: Arc::new(Mutex::new(links)), closed: Arc::default() };
+        let links = Detacher { links: Arc::new(Mutex::new(links)), leases, closed: Arc::default() };
         let session = Self {
             ebpf,
+            counters,
             links,
             kind,
             drain,
             plan,
+            taken_off: Vec::new(),
             target: target.clone(),
             bias,
             attached_in: begun.elapsed(),
@@ -177,36 +220,63 @@ impl Session {
         Ok((session, stream))
     }
 
-    /// Takes some probes off and leaves the others on. Those of the second tier go together. A link can't be
-    /// changed: that of the first tier is dropped and made anew, and what is hit in between is not seen.
+    /// Takes some probes of the rare tier off and leaves the others on. A link can't be changed: it is dropped and made
+    /// anew, and what is hit in between is not seen.
     ///
     /// # Errors
     /// [`ProbeError`] if the rest can't be put back; the tier is off then.
     pub fn take_off(&mut self, probes: &[Probe]) -> Result<(), ProbeError> {
-        if probes.iter().any(|probe| probe.tier() == TIER_T2) {
-            self.links.detach(TIER_T2);
-        }
-        let before = self.plan.sites.len();
-        self.plan.sites.retain(|site| !probes.contains(&site.probe));
+        let (gone, kept): (Vec<Site>, Vec<Site>) =
+            std::mem::take(&mut self.plan.sites).into_iter().partition(|site| probes.contains(&site.probe));
+        let changed = gone.iter().any(|site| site.probe.tier() == TIER_T1);
+        self.plan.sites = kept;
+        self.taken_off.extend(gone);
         let lost = probes.iter().map(|probe| Unavailable {
             probe: *probe,
-            why: "taken off: it is hit too often for the budget".to_owned(),
+            why: TAKEN_OFF.to_owned(),
             lost: true,
         });
         self.plan.unavailable.extend(lost);
-        let sites: Vec<&Site> = self.plan.tier(TIER_T1).collect();
-        let changed = before != self.plan.sites.len() && probes.iter().any(|p| p.tier() == TIER_T1);
         if !changed || self.links.tiers() & TIER_T1 == 0 {
             return Ok(());
         }
         self.links.detach(TIER_T1);
-        if sites.is_empty() {
+        self.relink(TIER_T1)
+    }
+
+    /// Puts probes back that were taken off, by a link of their own.
+    ///
+    /// # Errors
+    /// [`ProbeError`]; then they stay off.
+    pub fn put_back(&mut self, probes: &[Probe]) -> Result<(), ProbeError> {
+        let (back, still): (Vec<Site>, Vec<Site>) =
+            std::mem::take(&mut self.taken_off).into_iter().partition(|site| probes.contains(&site.probe));
+        self.taken_off = still;
+        if !back.is_empty() {
+            self.link_sites(TIER_T1, &back.iter().collect::<Vec<_>>())?;
+        }
+        self.plan.unavailable.retain(|u| u.why != TAKEN_OFF || !probes.contains(&u.probe));
+        self.plan.sites.extend(back);
+        Ok(())
+    }
+
+    /// Puts a tier on that is off and not had by lease.
+    ///
+    /// # Errors
+    /// [`ProbeError`]; then it stays off.
+    pub fn relink(&mut self, tier: u32) -> Result<(), ProbeError> {
+        let sites: Vec<Site> = self.plan.tier(tier).cloned().collect();
+        if sites.is_empty() || self.links.tiers() & tier != 0 {
             return Ok(());
         }
+        self.link_sites(tier, &sites.iter().collect::<Vec<_>>())
+    }
+
+    fn link_sites(&mut self, tier: u32, sites: &[&Site]) -> Result<(), ProbeError> {
         let kernel = Kernel::probe();
-        check(&self.target, self.bias, &self.plan)?;
-        let made = link(&mut self.ebpf, TIER_T1, &sites, &self.target, self.kind, &kernel)?;
-        self.links.add(TIER_T1, made);
+        check_sites(&self.target, self.bias, &self.plan.sites)?;
+        let made = link(&mut self.ebpf, tier, sites, &self.target, self.kind, &kernel)?;
+        self.links.add(tier, made);
         Ok(())
     }
 
@@ -249,15 +319,22 @@ impl Session {
         self.drain.join();
     }
 
+    /// The tiers that are had by lease, if any are.
+    #[must_use]
+    pub const fn leases(&self) -> Option<&Leases> {
+        self.links.leases.as_ref()
+    }
+
+    /// The counters of the probes: what they say is exact once the session is detached.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters.clone()
+    }
+
     /// The account so far. Exact once the session is detached and joined.
     #[must_use]
     pub fn accounting(&self) -> Accounting {
-        let mut probes = self
-            .ebpf
-            .map(MAP_COUNTERS)
-            .and_then(|m| PerCpuArray::<_, Wire<ProbeCounters>>::try_from(m).ok())
-            .map(|counters| read(&counters, SLOT))
-            .unwrap_or_default();
+        let mut probes = self.counters.read();
         let seen = self.drain.seen();
         for (probe, account) in &mut probes {
             account.received = seen.received.get(probe).copied().unwrap_or(0);
@@ -325,7 +402,7 @@ fn link(
     program.load().map_err(|e| error("load a program", &e))?;
     let points = sites.iter().map(|site| UProbeAttachPoint {
         location: UProbeAttachLocation::AbsoluteOffset(site.file_offset),
-        cookie: Some(cookie(site.probe, site.register, site.stack_check)),
+        cookie: Some(site_cookie(site)),
     });
     let scope = match (kind, NonZeroU32::new(target.pid())) {
         (Links::MultiScoped | Links::Single, Some(pid)) => UProbeScope::OneProcess(pid),
@@ -347,8 +424,21 @@ fn link(
     Ok(link)
 }
 
+/// Loads the program of a tier that is had by lease, and gives a descriptor of it.
+fn loaded(ebpf: &mut Ebpf, tier: u32, kind: Links, kernel: &Kernel) -> Result<OwnedFd, ProbeError> {
+    let program = program(ebpf, tier, kind, kernel)?;
+    program.load().map_err(|e| ProbeError::from_aya("load a program", &kernel.release, &e))?;
+    let fd = program.fd().map_err(|e| ProbeError::from_aya("hold a program", &kernel.release, &e))?;
+    fd.as_fd().try_clone_to_owned().map_err(|e| kernel_error("hold a program", kernel, e.to_string()))
+}
+
+/// What tells a site's hits from those of the others of its tier.
+pub(super) const fn site_cookie(site: &Site) -> u64 {
+    cookie(site.probe, site.register, site.stack_check)
+}
+
 /// Device and inode of our PID namespace, zeros in the initial one: the programs then need not translate.
-fn pid_namespace() -> (u64, u64) {
+pub(super) fn pid_namespace() -> (u64, u64) {
     /// `PROC_PID_INIT_INO`, `include/linux/proc_ns.h`.
     const INITIAL: u64 = 0xEFFF_FFFC;
     match std::fs::metadata("/proc/self/ns/pid") {
@@ -372,7 +462,7 @@ fn take(ebpf: &mut Ebpf, name: &str, kernel: &Kernel) -> Result<aya::maps::Map, 
 }
 
 /// SAFE-2: the process is the one that was planned for, and its code is that of its file.
-fn check(target: &Target, bias: u64, plan: &Plan) -> Result<(), ProbeError> {
+pub(super) fn check_sites(target: &Target, bias: u64, sites: &[Site]) -> Result<(), ProbeError> {
     let pid = target.pid();
     if !target.is_same() {
         return Err(ProbeError::Changed {
@@ -381,7 +471,7 @@ fn check(target: &Target, bias: u64, plan: &Plan) -> Result<(), ProbeError> {
         });
     }
     let memory = LiveMemory::new(pid);
-    for site in &plan.sites {
+    for site in sites {
         let address = site.address.wrapping_add(bias);
         let mut bytes = vec![0; site.bytes.len()];
         memory

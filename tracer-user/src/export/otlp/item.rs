@@ -103,8 +103,36 @@ pub struct Account {
     pub gaps: u64,
 }
 
+/// How a dear tier of probes is observed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TierShare {
+    /// Its name.
+    pub tier: &'static str,
+    /// `steady`, `windows` or `off`.
+    pub mode: &'static str,
+    /// For how long it was observed, ns.
+    pub observed_ns: u64,
+}
+
+/// What the probes cost the target since attach, as predicted by hits (COST-1).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cost {
+    /// CPU time that the hits took, ns.
+    pub predicted_ns: u64,
+    /// CPU time that the target used, ns.
+    pub target_cpu_ns: u64,
+    /// Share of it that the probes may cost.
+    pub budget: f64,
+    /// Decisions by what was decided.
+    pub steps: Vec<(&'static str, u64)>,
+    /// The dear tiers.
+    pub tiers: Vec<TierShare>,
+    /// Creations a second by sampling windows: the estimate and the ends of its 95 % interval.
+    pub created_per_second: Option<[f64; 3]>,
+}
+
 /// Everything counted and measured at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Metrics {
     /// When.
     pub at_ns: u64,
@@ -118,6 +146,8 @@ pub struct Metrics {
     pub lifetimes: Option<Lifetimes>,
     /// The account of the probes, where there are any.
     pub account: Option<Account>,
+    /// What they cost, where there are any.
+    pub cost: Option<Cost>,
     /// How long the last snapshot took, ns.
     pub snapshot_took_ns: Option<u64>,
     /// Active findings by id.

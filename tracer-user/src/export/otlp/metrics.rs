@@ -14,7 +14,7 @@ use super::attributes::{NAME_LIMIT, int, text};
 use super::clock::Wall;
 use super::histogram::PauseHistograms;
 use super::identity::{Identity, scope};
-use super::item::{Metrics, Population};
+use super::item::{Cost, Metrics, Population};
 use super::lane::{Load, METRICS_CAPACITY};
 use super::points::{Kind, Number, Span, counter, gauge, histogram, labelled, up_down, whole};
 use super::transport::Request;
@@ -100,6 +100,9 @@ impl MetricEncoder {
             out.extend(counter(LOST, watched, vec![whole(account.lost)]));
             out.extend(counter(GAPS, watched, vec![whole(account.gaps)]));
         }
+        if let Some(cost) = &metrics.cost {
+            out.extend(costs(cost, watched));
+        }
         if let Some(ns) = metrics.snapshot_took_ns {
             out.extend(gauge(SNAPSHOT, end, vec![(Vec::new(), Value::AsDouble(ns as f64 / 1e9))]));
         }
@@ -168,6 +171,45 @@ fn runtime(figures: &Figures, span: Span) -> Vec<Metric> {
         gauge(HEAP_MARKED, span.end, vec![whole(figures.heap_marked)]),
         gauge(IDLE_PS, span.end, vec![whole(u64::from(figures.idle_ps))]),
         gauge(RUN_QUEUE, span.end, vec![whole(figures.global_run_queue)]),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+fn costs(cost: &Cost, span: Span) -> Vec<Metric> {
+    let seconds = |ns: u64| Value::AsDouble(ns as f64 / 1e9);
+    let tier = |name: &'static str| KeyValue::new("gotrail.tier", name);
+    // One of the ways has 1, the others 0: a series that just ends keeps its last value for minutes.
+    let modes = cost.tiers.iter().flat_map(|of| {
+        ["steady", "windows", "off"].map(|mode| {
+            let attributes = vec![tier(of.tier), KeyValue::new("gotrail.tier.mode", mode)];
+            (attributes, Value::AsInt(i64::from(of.mode == mode)))
+        })
+    });
+    let bounds = ["mean", "low", "high"].into_iter().zip(cost.created_per_second.into_iter().flatten());
+    [
+        counter(COST, span, vec![(Vec::new(), seconds(cost.predicted_ns))]),
+        counter(TARGET_CPU, span, vec![(Vec::new(), seconds(cost.target_cpu_ns))]),
+        gauge(BUDGET, span.end, vec![(Vec::new(), Value::AsDouble(cost.budget))]),
+        counter(
+            STEPS,
+            span,
+            cost.steps.iter().map(|(step, n)| labelled("gotrail.governor.step", step, *n)).collect(),
+        ),
+        gauge(TIER_MODE, span.end, modes.collect()),
+        counter(
+            OBSERVED,
+            span,
+            cost.tiers.iter().map(|of| (vec![tier(of.tier)], seconds(of.observed_ns))).collect(),
+        ),
+        gauge(
+            CREATED_RATE,
+            span.end,
+            bounds
+                .map(|(bound, rate)| (vec![KeyValue::new("gotrail.estimate", bound)], Value::AsDouble(rate)))
+                .collect(),
+        ),
     ]
     .into_iter()
     .flatten()
@@ -257,6 +299,22 @@ const HITS: Kind = ("gotrail.probe.hits", "{hit}", "Executions of probes past th
 const DELIVERED: Kind = ("gotrail.probe.delivered", "{event}", "Events delivered by probes.");
 const LOST: Kind = ("gotrail.probe.lost", "{event}", "Probe hits without an event.");
 const GAPS: Kind = ("gotrail.probe.gaps", "{event}", "Events missing from the stream's numbering.");
+const COST: Kind =
+    ("gotrail.probe.cost", "s", "CPU time that probes cost the process since attach, predicted by their hits.");
+const TARGET_CPU: Kind = ("gotrail.target.cpu.time", "s", "CPU time that the process used since attach.");
+const BUDGET: Kind =
+    ("gotrail.probe.budget", "1", "Share of the process's CPU time that probes may cost.");
+const STEPS: Kind =
+    ("gotrail.governor.steps", "{step}", "Decisions of the governor of the probes' cost since attach.");
+const TIER_MODE: Kind =
+    ("gotrail.tier.mode", "1", "1 for the way in which a tier of probes is observed now, 0 for the others.");
+const OBSERVED: Kind =
+    ("gotrail.tier.observed.time", "s", "Time for which a tier of probes was on, up to when it last went.");
+const CREATED_RATE: Kind = (
+    "gotrail.goroutine.created.rate",
+    "{goroutine}/s",
+    "Goroutines created a second, estimated from sampling windows, with its 95 % confidence interval.",
+);
 const SNAPSHOT: Kind =
     ("gotrail.snapshot.duration", "s", "How long the last look at the process's memory took.");
 const FINDINGS: Kind = ("gotrail.findings", "{finding}", "Active findings.");

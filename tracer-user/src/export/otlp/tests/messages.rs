@@ -10,7 +10,9 @@ use opentelemetry_proto::tonic::metrics::v1::{Metric, NumberDataPoint, metric::D
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message as _;
 
-use super::super::{Account, CrashLog, Exporter, Item, LeakGroup, Lifetimes, Metrics, Population};
+use super::super::{
+    Account, Cost, CrashLog, Exporter, Item, LeakGroup, Lifetimes, Metrics, Population, TierShare,
+};
 use super::server::{Server, ok};
 use super::{cycle, endpoints, frame, identity, pause, told};
 use crate::detect::{Change, Role, SiteRef};
@@ -238,6 +240,14 @@ pub(in super::super) fn measurement(at_ns: u64) -> Metrics {
         ],
         lifetimes: Some(Lifetimes { created: 100, exited: 58 }),
         account: Some(Account { hits: 1000, delivered: 990, lost: 10, gaps: 3 }),
+        cost: Some(Cost {
+            predicted_ns: 15 * MS,
+            target_cpu_ns: 1_000 * MS,
+            budget: 0.018,
+            steps: vec![("to windows", 1), ("window", 7)],
+            tiers: vec![TierShare { tier: "T2", mode: "windows", observed_ns: 350 * MS }],
+            created_per_second: Some([5_000.0, 4_000.0, 6_000.0]),
+        }),
         snapshot_took_ns: Some(2 * MS),
         findings: vec![("goroutine-leak", 2)],
         pauses: vec![("read mem stats", PauseSum { count: 5, total_ns: 250 * MS, longest_ns: 100 * MS })],

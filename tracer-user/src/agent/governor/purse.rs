@@ -1,0 +1,97 @@
+//! What may be spent: earned with the target's CPU time, spent by hits, saved up only a little.
+//!
+//! Over any stretch of time no more is spent than is earned in it, plus what was saved up before ([`Purse::cap`], half a
+//! second's income), plus what is overspent before somebody looks. So the loss over any ten seconds stays within the
+//! budget: a tenth of it is not earned at all, which makes up for both. For a target that uses next to nothing the budget
+//! is a tenth of a percent of one CPU: half of it is earned by time alone, the other half may be saved up.
+
+use std::collections::VecDeque;
+
+const SECOND: f64 = 1e9;
+
+/// The part of the budget that is earned.
+const AIM: f64 = 0.9;
+/// CPU time that is never worth taking a probe off for, each second, half of it: a tenth of a percent of one CPU is what
+/// can be lost in ten seconds with what is saved up.
+const NEGLIGIBLE: f64 = 0.0005 * SECOND;
+/// What of that can be saved up, ns.
+const NEGLIGIBLE_SAVED: f64 = 0.005 * SECOND;
+/// Seconds of income that can be saved up.
+const SAVED: f64 = 0.5;
+/// How much of the past tells what is earned now, ns.
+const RECENT: u64 = 1_000_000_000;
+
+/// What may be spent, in nanoseconds of the target's CPU time.
+#[derive(Debug)]
+pub(super) struct Purse {
+    share: f64,
+    left: f64,
+    recent: VecDeque<Lap>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Lap {
+    took: u64,
+    cpu: u64,
+    earned: f64,
+}
+
+impl Purse {
+    pub(super) fn new(share: f64) -> Self {
+        let mut purse = Self { share, left: 0.0, recent: VecDeque::new() };
+        purse.left = purse.cap();
+        purse
+    }
+
+    /// Some time has passed, in which the target used `cpu` and lost `spent`, all in ns.
+    pub(super) fn pass(&mut self, took: u64, cpu: u64, spent: u64) {
+        let earned = (AIM * self.share * cpu as f64).max(NEGLIGIBLE * took as f64 / SECOND);
+        self.recent.push_back(Lap { took, cpu, earned });
+        let mut all: u64 = self.recent.iter().map(|lap| lap.took).sum();
+        while let Some(first) = self.recent.front()
+            && all - first.took >= RECENT
+        {
+            all -= first.took;
+            self.recent.pop_front();
+        }
+        self.left = (self.left + earned).min(self.cap()) - spent as f64;
+    }
+
+    /// Takes out what something costs beyond hits.
+    pub(super) fn pay(&mut self, ns: u64) {
+        self.left -= ns as f64;
+    }
+
+    /// What is left; below 0 when more was spent than there was.
+    pub(super) const fn left(&self) -> f64 {
+        self.left
+    }
+
+    /// What is earned in a second.
+    pub(super) fn income(&self) -> f64 {
+        let took: u64 = self.recent.iter().map(|lap| lap.took).sum();
+        if took == 0 {
+            return NEGLIGIBLE;
+        }
+        self.recent.iter().map(|lap| lap.earned).sum::<f64>() * SECOND / took as f64
+    }
+
+    /// CPUs that the target uses.
+    pub(super) fn cpus(&self) -> f64 {
+        let took: u64 = self.recent.iter().map(|lap| lap.took).sum();
+        if took == 0 {
+            return 0.0;
+        }
+        self.recent.iter().map(|lap| lap.cpu).sum::<u64>() as f64 / took as f64
+    }
+
+    /// The most that is saved up.
+    pub(super) fn cap(&self) -> f64 {
+        (SAVED * self.income()).max(NEGLIGIBLE_SAVED)
+    }
+
+    /// The budget as a share of the target's CPU time.
+    pub(super) const fn share(&self) -> f64 {
+        self.share
+    }
+}

@@ -1,0 +1,421 @@
+//! The governor's thread: looks at the counters often, has the keeper put probes on and take them off, and tells.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tracer_ebpf::{Probe, TIER_T1, TIER_T2};
+
+use super::costs::{Costs, Prices};
+use super::decide::{Governor, Look, Orders};
+use super::step::{Mode, Step};
+use super::tier::{Command, Rule};
+use crate::binary::{GoBinary, Plan};
+use crate::memory::{Runtime, monotonic_ns};
+use crate::probe::{Counters, Detacher, Leases, Report, Why, calibrate};
+use crate::target::cpu_time_ns;
+
+/// Time between two looks while a window is open, or a tier's rate is not known yet.
+const CLOSE: Duration = Duration::from_millis(5);
+/// While a tier is on all the time.
+const NEAR: Duration = Duration::from_millis(20);
+/// While that, and nothing was hit for a while.
+const QUIET: Duration = Duration::from_millis(40);
+/// While no dear tier is on.
+const FAR: Duration = Duration::from_millis(50);
+/// How long the rate of a tier counts as new, ns.
+const NEW: u64 = 200_000_000;
+/// How long nothing must have been hit for it to be quiet, ns.
+const SILENCE: u64 = 2_000_000_000;
+/// How often the rare tier is looked at, ns.
+const RARE: u64 = 200_000_000;
+/// Over how much time memory tells the rate of creations, ns.
+const HINT: u64 = 200_000_000;
+
+/// What is governed.
+pub(in crate::agent) struct Subject {
+    pub(in crate::agent) pid: u32,
+    pub(in crate::agent) binary: Arc<GoBinary>,
+    pub(in crate::agent) bias: u64,
+    pub(in crate::agent) share: f64,
+    pub(in crate::agent) plan: Plan,
+    /// Tiers that are to be observed at all.
+    pub(in crate::agent) tiers: u32,
+    pub(in crate::agent) counters: Counters,
+    pub(in crate::agent) leases: Option<Leases>,
+    pub(in crate::agent) detacher: Detacher,
+}
+
+/// How a tier is observed, and how much of it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TierState {
+    /// `TIER_` bit.
+    pub tier: u32,
+    /// In which way.
+    pub mode: Mode,
+    /// Whether its probes are on at the moment.
+    pub on: bool,
+    /// For how long they were, up to the last time that they went, ns.
+    pub observed_ns: u64,
+    /// How often they came.
+    pub stretches: u64,
+}
+
+/// What the probes have cost so far, as predicted by hits.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    /// When, `CLOCK_MONOTONIC` ns.
+    pub at_ns: u64,
+    /// CPU time that the target has used since attach, ns.
+    pub cpu_ns: u64,
+    /// Of that, what the hits cost, ns.
+    pub spent_ns: u64,
+    /// CPUs that the target uses.
+    pub cpus: f64,
+    /// What a hit costs.
+    pub costs: Costs,
+    /// Whether that was measured on this host.
+    pub measured: bool,
+    /// The dear tiers.
+    pub tiers: Vec<TierState>,
+}
+
+/// The running governor.
+#[derive(Debug)]
+pub(in crate::agent) struct Running {
+    stop: Arc<AtomicBool>,
+    ledger: Arc<Mutex<Ledger>>,
+    /// Unbounded, as no step may be lost on the way: there are at most some tens a second, by the governor's own pace.
+    steps: Receiver<Step>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Running {
+    /// Starts the thread for a session whose dear tiers are on.
+    ///
+    /// # Errors
+    /// The thread does not start.
+    pub(in crate::agent) fn start(subject: Subject) -> std::io::Result<Self> {
+        let (sender, steps) = channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let costs = Costs::new(&subject.plan, Prices::ASSUMED);
+        let ledger = Arc::new(Mutex::new(Ledger {
+            at_ns: monotonic_ns(),
+            cpu_ns: 0,
+            spent_ns: 0,
+            cpus: 0.0,
+            costs: costs.clone(),
+            measured: false,
+            tiers: Vec::new(),
+        }));
+        let worker = Worker::new(subject, costs, sender, Arc::clone(&ledger));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::Builder::new()
+            .name("governor".to_owned())
+            .spawn(move || worker.run(&stopped))?;
+        Ok(Self { stop, ledger, steps, thread: Some(thread) })
+    }
+
+    /// What was decided since the last call.
+    pub(in crate::agent) fn steps(&self) -> Vec<Step> {
+        self.steps.try_iter().collect()
+    }
+
+    /// What the probes have cost so far.
+    pub(in crate::agent) fn ledger(&self) -> Ledger {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Ends the thread; it takes in the last hits before. Call it when the probes have gone.
+    pub(in crate::agent) fn stop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has printed itself; the keeper drops its links without it.
+            drop(thread.join());
+        }
+    }
+}
+
+struct Worker {
+    subject: Subject,
+    governor: Governor,
+    sender: Sender<Step>,
+    ledger: Arc<Mutex<Ledger>>,
+    dear: Vec<Probe>,
+    rare: Vec<Probe>,
+    measured: bool,
+    /// Waits for the measurement.
+    pricing: bool,
+    rare_ns: u64,
+    hit_ns: u64,
+    hits: u64,
+    new_ns: u64,
+    cpu_begin: Option<u64>,
+    cpu: u64,
+    goids: VecDeque<(u64, u64)>,
+    observed: Vec<(u32, u64, u64)>,
+    /// For tiers that are linked one by one.
+    linked: u32,
+}
+
+impl Worker {
+    fn new(subject: Subject, costs: Costs, sender: Sender<Step>, ledger: Arc<Mutex<Ledger>>) -> Self {
+        let now = monotonic_ns();
+        let rules: Vec<Rule> = match &subject.leases {
+            Some(leases) => leases
+                .tiers()
+                .map(|(tier, sites)| Rule { tier, stays: tier == TIER_T2, windows: true, sites })
+                .collect(),
+            None => [TIER_T2]
+                .into_iter()
+                .filter(|tier| subject.detacher.tiers() & tier != 0)
+                .map(|tier| Rule { tier, stays: true, windows: false, sites: subject.plan.tier(tier).count() })
+                .collect(),
+        };
+        let dear_tiers = rules.iter().fold(0, |sum, rule| sum | rule.tier);
+        let mut governor = Governor::new(subject.share, costs, &rules, now);
+        let on = subject.leases.as_ref().map_or_else(|| subject.detacher.tiers(), Leases::on);
+        for rule in rules.iter().filter(|rule| on & rule.tier != 0) {
+            drop(governor.begun(rule.tier, now));
+        }
+        let of = |tiers: u32| -> Vec<Probe> {
+            Probe::ALL.into_iter().filter(|probe| probe.tier() & tiers != 0).collect()
+        };
+        Self {
+            dear: of(dear_tiers & subject.tiers),
+            rare: of(TIER_T1 & subject.tiers),
+            linked: if subject.leases.is_none() { dear_tiers } else { 0 },
+            subject,
+            governor,
+            sender,
+            ledger,
+            measured: false,
+            pricing: true,
+            rare_ns: 0,
+            hit_ns: now,
+            hits: 0,
+            new_ns: now,
+            cpu_begin: None,
+            cpu: 0,
+            goids: VecDeque::new(),
+            observed: Vec::new(),
+        }
+    }
+
+    fn run(mut self, stop: &AtomicBool) {
+        calibrate::begin();
+        loop {
+            let last = stop.load(Ordering::Acquire);
+            self.price();
+            self.hear();
+            if last {
+                self.finish();
+                return;
+            }
+            let orders = self.look();
+            self.obey(orders);
+            self.publish();
+            self.wait();
+        }
+    }
+
+    /// Takes the measured prices once they are there.
+    fn price(&mut self) {
+        if !self.pricing {
+            return;
+        }
+        let Some(calibration) = calibrate::known() else { return };
+        self.pricing = false;
+        self.measured = calibration.is_ok();
+        let prices = calibration.as_ref().map_or(Prices::ASSUMED, Prices::measured);
+        self.governor.costs.set(prices);
+        self.tell(Step::Priced { prices, calibration: calibration.map_err(|error| error.to_string()) });
+    }
+
+    fn tell(&self, step: Step) {
+        // Nobody listens any more when the watch is over.
+        drop(self.sender.send(step));
+    }
+
+    /// What the keeper has said, and what became of links that are held otherwise.
+    fn hear(&mut self) {
+        let reports = match &self.subject.leases {
+            Some(leases) => leases.reports(),
+            None => self.linked(),
+        };
+        for report in reports {
+            self.note();
+            let step = match report {
+                Report::On { tier, at_ns } => {
+                    self.new_ns = at_ns;
+                    self.governor.begun(tier, at_ns)
+                }
+                Report::Off { tier, at_ns, why } => self.governor.ended(tier, at_ns, monotonic_ns(), why),
+                Report::Refused { tier, why } => {
+                    self.governor.refused(tier, monotonic_ns());
+                    Some(Step::Refused { tier, why })
+                }
+            };
+            if let Some(Step::Ended(stretch)) = &step {
+                self.count(stretch.tier, stretch.end_ns - stretch.begin_ns);
+            }
+            step.into_iter().for_each(|step| self.tell(step));
+        }
+    }
+
+    fn count(&mut self, tier: u32, observed_ns: u64) {
+        match self.observed.iter_mut().find(|(known, ..)| *known == tier) {
+            Some((_, ns, times)) => (*ns, *times) = (*ns + observed_ns, *times + 1),
+            None => self.observed.push((tier, observed_ns, 1)),
+        }
+    }
+
+    /// Links one by one come and go by the session's hand: what changed since.
+    fn linked(&mut self) -> Vec<Report> {
+        let now = self.subject.detacher.tiers() & (TIER_T2 | self.linked);
+        let (before, at_ns) = (std::mem::replace(&mut self.linked, now), monotonic_ns());
+        let tier = TIER_T2;
+        match (before & tier != 0, now & tier != 0) {
+            (false, true) => vec![Report::On { tier, at_ns }],
+            (true, false) => vec![Report::Off { tier, at_ns, why: Why::Asked }],
+            _ => Vec::new(),
+        }
+    }
+
+    /// Counters and CPU time, with those of the rare tier when it is time.
+    fn read(&mut self, everything: bool) -> (u64, Vec<(Probe, u64)>) {
+        let now = monotonic_ns();
+        let mut hits: Vec<(Probe, u64)> = Vec::new();
+        let counters = &self.subject.counters;
+        hits.extend(self.dear.iter().map(|probe| (*probe, counters.hits(*probe))));
+        let dear: u64 = hits.iter().map(|(_, hits)| hits).sum();
+        if dear != self.hits {
+            (self.hits, self.hit_ns) = (dear, now);
+        }
+        if everything || now >= self.rare_ns + RARE {
+            self.rare_ns = now;
+            hits.extend(self.rare.iter().map(|probe| (*probe, counters.hits(*probe))));
+        }
+        // A process that is gone uses no more.
+        self.cpu = cpu_time_ns(self.subject.pid).unwrap_or(self.cpu);
+        self.cpu_begin.get_or_insert(self.cpu);
+        (now, hits)
+    }
+
+    fn note(&mut self) {
+        let (at_ns, hits) = self.read(false);
+        self.governor.note(&Look { at_ns, cpu_ns: self.cpu, hits: &hits, hints: &[] });
+    }
+
+    fn look(&mut self) -> Orders {
+        let (at_ns, hits) = self.read(false);
+        let hints: Vec<(u32, f64)> = self.creations(at_ns).into_iter().collect();
+        self.governor.look(&Look { at_ns, cpu_ns: self.cpu, hits: &hits, hints: &hints })
+    }
+
+    /// Hits a second that the second tier would have, by the goroutine ids that the runtime has handed out lately.
+    fn creations(&mut self, now: u64) -> Option<(u32, f64)> {
+        let off = self.governor.modes().any(|(tier, _, on)| tier == TIER_T2 && !on);
+        if !off {
+            self.goids.clear();
+            return None;
+        }
+        let runtime = Runtime::reopen(self.subject.pid, &self.subject.binary, self.subject.bias);
+        let goids = runtime.goids().ok()?;
+        self.goids.push_back((now, goids));
+        while self.goids.get(1).is_some_and(|(at, _)| now - at >= HINT) {
+            self.goids.pop_front();
+        }
+        let (then, before) = *self.goids.front()?;
+        if now - then < HINT / 4 {
+            return None;
+        }
+        // Each creation is followed by an exit, sooner or later.
+        let rate = goids.saturating_sub(before) as f64 * 1e9 / (now - then) as f64;
+        Some((TIER_T2, 2.0 * rate))
+    }
+
+    fn obey(&mut self, orders: Orders) {
+        for step in orders.steps {
+            self.tell(step);
+        }
+        for command in orders.commands {
+            match (command, &self.subject.leases) {
+                (Command::Begin(tier, ns), Some(leases)) => {
+                    if let Err(error) = leases.begin(tier, Duration::from_nanos(ns)) {
+                        self.governor.refused(tier, monotonic_ns());
+                        self.tell(Step::Refused { tier, why: error.to_string() });
+                    }
+                }
+                (Command::Renew(tier, ns), Some(leases)) => leases.renew(tier, Duration::from_nanos(ns)),
+                (Command::End(tier), Some(leases)) => leases.end(tier),
+                (Command::End(tier), None) => self.subject.detacher.detach(tier),
+                (Command::Begin(tier, _), None) => {
+                    self.linked &= !tier;
+                    self.tell(Step::Relink { tier });
+                }
+                (Command::Renew(..), None) => {}
+            }
+        }
+    }
+
+    fn publish(&self) {
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        ledger.at_ns = monotonic_ns();
+        ledger.cpu_ns = self.cpu - self.cpu_begin.unwrap_or(self.cpu);
+        ledger.spent_ns = self.governor.spent_ns();
+        ledger.cpus = self.governor.cpus();
+        ledger.measured = self.measured;
+        if ledger.costs.prices() != self.governor.costs.prices() {
+            ledger.costs = self.governor.costs.clone();
+        }
+        ledger.tiers = self
+            .governor
+            .modes()
+            .map(|(tier, mode, on)| {
+                let sums = self.observed.iter().find(|(known, ..)| *known == tier);
+                let (observed_ns, stretches) = sums.map_or((0, 0), |(_, ns, times)| (*ns, *times));
+                TierState { tier, mode, on, observed_ns, stretches }
+            })
+            .collect();
+    }
+
+    fn wait(&self) {
+        let now = monotonic_ns();
+        let mut pause = FAR;
+        for (_, mode, on) in self.governor.modes() {
+            let near = match mode {
+                _ if !on => FAR,
+                Mode::Steady if now < self.new_ns + NEW => CLOSE,
+                Mode::Steady if now >= self.hit_ns + SILENCE => QUIET,
+                Mode::Steady => NEAR,
+                Mode::Windows | Mode::Off => CLOSE,
+            };
+            pause = pause.min(near);
+        }
+        match &self.subject.leases {
+            Some(leases) => leases.wait(pause),
+            None => std::thread::sleep(pause),
+        }
+    }
+
+    /// The last hits, after all probes have gone.
+    fn finish(&mut self) {
+        let (at_ns, hits) = self.read(true);
+        self.governor.note(&Look { at_ns, cpu_ns: self.cpu, hits: &hits, hints: &[] });
+        let tiers: Vec<u32> = self.governor.modes().map(|(tier, ..)| tier).collect();
+        for tier in tiers {
+            if let Some(step) = self.governor.ended(tier, at_ns, at_ns, Why::Asked) {
+                if let Step::Ended(stretch) = &step {
+                    self.count(tier, stretch.end_ns - stretch.begin_ns);
+                }
+                self.tell(step);
+            }
+        }
+        self.publish();
+    }
+}
+

@@ -1,0 +1,468 @@
+//! gotrail's side of its keeper: starts it, asks for leases, hears what became of them.
+
+use std::collections::BTreeMap;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
+    SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+
+use super::VERB;
+use super::wire::{BEGIN, END, MAX_SITES, Message, OFF, ON, Order, PREPARE, REFUSED, RENEW, Site, Why};
+use crate::binary;
+use crate::memory::monotonic_ns;
+use crate::probe::error::ProbeError;
+use crate::probe::kernel::release;
+use crate::probe::session::{check_sites, site_cookie};
+use crate::target::Target;
+
+/// How much later than it should a keeper may speak, in ns; then it is taken to be stopped or stuck, and killed: the
+/// links go with it. Detaching alone takes some 40 ms.
+const PATIENCE_NS: u64 = 500_000_000;
+/// How long the end of a keeper is waited for before it is killed.
+const END_WITHIN: Duration = Duration::from_millis(500);
+/// Keepers started in a session at most: what kills them would kill the next one too.
+const MAX_STARTS: u32 = 16;
+
+/// What became of a tier's probes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// They are on.
+    On {
+        /// `TIER_` bit.
+        tier: u32,
+        /// Since when all of them are, `CLOCK_MONOTONIC` ns.
+        at_ns: u64,
+    },
+    /// They are off, or about to be.
+    Off {
+        /// `TIER_` bit.
+        tier: u32,
+        /// Until when all of them were certainly on, `CLOCK_MONOTONIC` ns.
+        at_ns: u64,
+        /// Why.
+        why: Why,
+    },
+    /// They could not be put on.
+    Refused {
+        /// `TIER_` bit.
+        tier: u32,
+        /// What was said.
+        why: String,
+    },
+}
+
+/// A tier that is had by lease.
+pub(in crate::probe) struct Program {
+    /// `TIER_` bit.
+    pub(in crate::probe) tier: u32,
+    /// The loaded program.
+    pub(in crate::probe) program: OwnedFd,
+    /// Where it goes.
+    pub(in crate::probe) sites: Vec<binary::Site>,
+}
+
+/// The tiers of a session that are had by lease. Clones are the same.
+#[derive(Clone)]
+pub struct Leases {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    target: Target,
+    bias: u64,
+    /// The process that links are scoped to, 0 for none.
+    scope: u32,
+    programs: Vec<Program>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    keeper: Option<Running>,
+    starts: u32,
+    closed: bool,
+    tiers: BTreeMap<u32, Tier>,
+}
+
+/// A keeper's process.
+struct Running {
+    socket: OwnedFd,
+    child: Child,
+    /// When it was last known to run.
+    seen_ns: u64,
+}
+
+/// What is known of a tier.
+#[derive(Clone, Copy)]
+struct Tier {
+    on: bool,
+    /// Length of the lease as it was begun.
+    length_ns: u64,
+    /// When the keeper must have spoken of it.
+    due_ns: u64,
+}
+
+impl std::fmt::Debug for Leases {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let tiers: Vec<u32> = self.shared.programs.iter().map(|program| program.tier).collect();
+        f.debug_struct("Leases").field("target", &self.shared.target.pid()).field("tiers", &tiers).finish()
+    }
+}
+
+impl Leases {
+    /// Starts a keeper for these programs; none of them is on yet.
+    ///
+    /// # Errors
+    /// [`ProbeError`] if it does not start.
+    pub(in crate::probe) fn new(
+        target: &Target,
+        bias: u64,
+        scoped: bool,
+        programs: Vec<Program>,
+    ) -> Result<Self, ProbeError> {
+        let scope = if scoped { target.pid() } else { 0 };
+        let shared =
+            Shared { target: target.clone(), bias, scope, programs, state: Mutex::new(State::default()) };
+        let leases = Self { shared: Arc::new(shared) };
+        leases.start(&mut leases.lock())?;
+        Ok(leases)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tiers that are had by lease, and how many sites each has.
+    pub fn tiers(&self) -> impl Iterator<Item = (u32, usize)> {
+        self.shared.programs.iter().map(|program| (program.tier, program.sites.len()))
+    }
+
+    /// The tiers that are on, as far as was heard.
+    #[must_use]
+    pub fn on(&self) -> u32 {
+        self.lock().tiers.iter().filter(|(_, state)| state.on).fold(0, |sum, (tier, _)| sum | tier)
+    }
+
+    /// The keeper's process id, if one runs.
+    #[must_use]
+    pub fn keeper(&self) -> Option<u32> {
+        self.lock().keeper.as_ref().map(|running| running.child.id())
+    }
+
+    /// Asks for a tier's probes until `length` from now. [`Self::reports`] tells what became of it.
+    ///
+    /// Identity and code bytes are checked right before (SAFE-2).
+    ///
+    /// # Errors
+    /// [`ProbeError`]; then nothing was asked for.
+    pub fn begin(&self, tier: u32, length: Duration) -> Result<(), ProbeError> {
+        let Some(program) = self.shared.programs.iter().find(|program| program.tier == tier) else {
+            return Err(failed("put probes on", "this tier is not had by lease".to_owned()));
+        };
+        check_sites(&self.shared.target, self.shared.bias, &program.sites)?;
+        let mut state = self.lock();
+        if state.closed {
+            return Ok(());
+        }
+        if state.keeper.is_none() {
+            self.start(&mut state)?;
+        }
+        let due_ns = monotonic_ns().saturating_add(PATIENCE_NS);
+        state.order(BEGIN, tier, length)?;
+        state.tiers.insert(tier, Tier { on: false, length_ns: nanos(length), due_ns });
+        Ok(())
+    }
+
+    /// Lets a tier's probes stay until `length` from now, if they are still on.
+    pub fn renew(&self, tier: u32, length: Duration) {
+        let mut state = self.lock();
+        // That the keeper has gone is heard by `reports`.
+        drop(state.order(RENEW, tier, length));
+        let due_ns = monotonic_ns().saturating_add(nanos(length)).saturating_add(PATIENCE_NS);
+        if let Some(tier) = state.tiers.get_mut(&tier) {
+            tier.due_ns = tier.due_ns.max(due_ns);
+        }
+    }
+
+    /// Takes a tier's probes off.
+    pub fn end(&self, tier: u32) {
+        let mut state = self.lock();
+        drop(state.order(END, tier, Duration::ZERO));
+        let due_ns = monotonic_ns().saturating_add(PATIENCE_NS);
+        if let Some(tier) = state.tiers.get_mut(&tier) {
+            tier.due_ns = due_ns;
+        }
+    }
+
+    /// What the keeper has said since. A keeper that should have spoken and has not is killed here.
+    #[must_use]
+    pub fn reports(&self) -> Vec<Report> {
+        let mut state = self.lock();
+        let mut reports = Vec::new();
+        if state.closed {
+            return reports;
+        }
+        loop {
+            match state.hear() {
+                Heard::Message(message) => reports.extend(state.take(message)),
+                Heard::Nothing => break,
+                Heard::End => {
+                    reports.extend(state.bury());
+                    return reports;
+                }
+            }
+        }
+        let now = monotonic_ns();
+        if let Some(running) = &mut state.keeper {
+            running.seen_ns = now;
+        }
+        if state.tiers.values().any(|tier| tier.due_ns < now) {
+            reports.extend(state.bury());
+        }
+        reports
+    }
+
+    /// Waits until a tier is on, at most for `patience`.
+    ///
+    /// # Errors
+    /// [`ProbeError`]: it was refused, or did not come.
+    pub(in crate::probe) fn await_on(&self, tier: u32, patience: Duration) -> Result<u64, ProbeError> {
+        let deadline = Instant::now() + patience;
+        loop {
+            for report in self.reports() {
+                match report {
+                    Report::On { tier: on, at_ns } if on == tier => return Ok(at_ns),
+                    Report::Refused { tier: on, why } if on == tier => {
+                        return Err(failed("attach the probes", why));
+                    }
+                    Report::Off { tier: on, why, .. } if on == tier => {
+                        return Err(failed("attach the probes", why.name().to_owned()));
+                    }
+                    _ => {}
+                }
+            }
+            if Instant::now() >= deadline {
+                return Err(failed("attach the probes", "the keeper of the probes is silent".to_owned()));
+            }
+            self.wait(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits for a word of the keeper, at most for `patience`.
+    pub fn wait(&self, patience: Duration) {
+        let socket =
+            self.lock().keeper.as_ref().and_then(|running| running.socket.as_fd().try_clone_to_owned().ok());
+        match (socket, Timespec::try_from(patience)) {
+            (Some(socket), Ok(timeout)) => {
+                // An interruption is a short wait.
+                let _ = poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&timeout));
+            }
+            _ => std::thread::sleep(patience),
+        }
+    }
+
+    /// Takes all probes off for good, and returns once they are gone: with the keeper.
+    pub fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.tiers.clear();
+        if let Some(running) = state.keeper.take() {
+            running.end();
+        }
+    }
+
+    /// Starts a keeper and tells it of the programs.
+    fn start(&self, state: &mut State) -> Result<(), ProbeError> {
+        const WHAT: &str = "start the keeper of the probes";
+        let error = |e: Errno| failed(WHAT, e.to_string());
+        if state.starts >= MAX_STARTS {
+            return Err(failed(WHAT, format!("{MAX_STARTS} of them were killed or stopped by somebody")));
+        }
+        state.starts += 1;
+        let (ours, theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+                .map_err(error)?;
+        let pid = self.shared.target.pid();
+        let child = Command::new("/proc/self/exe")
+            .arg0("gotrail-keeper")
+            .args([VERB, &std::process::id().to_string(), &format!("probes-on-{pid}")])
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::from(theirs))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|e| failed(WHAT, e.to_string()))?;
+        state.keeper = Some(Running { socket: ours, child, seen_ns: monotonic_ns() });
+        // What the links will be made on: this file, and no other that may come to have its path.
+        let executable =
+            open(self.shared.target.exe_path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(error)?;
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| gone(pid))?;
+        let target = pidfd_open(raw, PidfdFlags::empty()).map_err(|_| gone(pid))?;
+        if !self.shared.target.is_same() {
+            return Err(gone(pid));
+        }
+        let Some(running) = &state.keeper else { return Ok(()) };
+        for program in &self.shared.programs {
+            let sites: Vec<Site> = program
+                .sites
+                .iter()
+                .take(MAX_SITES)
+                .map(|site| Site { offset: site.file_offset, cookie: site_cookie(site) })
+                .collect();
+            let order = Order {
+                kind: PREPARE,
+                tier: program.tier,
+                lease_ns: 0,
+                pid: self.shared.scope,
+                sites: sites.len() as u32,
+            };
+            let fds = [program.program.as_fd(), executable.as_fd(), target.as_fd()];
+            running.send(&order, &sites, &fds).map_err(error)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Some(running) = state.keeper.take() {
+            running.end();
+        }
+    }
+}
+
+/// What there is to hear.
+enum Heard {
+    Message(Message),
+    Nothing,
+    End,
+}
+
+impl State {
+    fn order(&self, kind: u32, tier: u32, length: Duration) -> Result<(), ProbeError> {
+        let order = Order { kind, tier, lease_ns: nanos(length), pid: 0, sites: 0 };
+        let Some(running) = &self.keeper else { return Ok(()) };
+        running.send(&order, &[], &[]).map_err(|e| failed("speak with the keeper", e.to_string()))
+    }
+
+    fn hear(&self) -> Heard {
+        let Some(running) = &self.keeper else { return Heard::Nothing };
+        let mut bytes = [0; size_of::<Message>()];
+        let mut nothing = [MaybeUninit::uninit(); 0];
+        let mut control = RecvAncillaryBuffer::new(&mut nothing);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        match recvmsg(&running.socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
+            Ok(message) if message.bytes == size_of::<Message>() => {
+                Heard::Message(bytemuck::pod_read_unaligned(&bytes))
+            }
+            Err(Errno::AGAIN | Errno::INTR) => Heard::Nothing,
+            _ => Heard::End,
+        }
+    }
+
+    fn take(&mut self, message: Message) -> Option<Report> {
+        let Message { kind, tier, at_ns, detail, .. } = message;
+        match kind {
+            ON => {
+                if let Some(state) = self.tiers.get_mut(&tier) {
+                    let due_ns = at_ns.saturating_add(state.length_ns).saturating_add(PATIENCE_NS);
+                    (state.on, state.due_ns) = (true, state.due_ns.max(due_ns));
+                }
+                Some(Report::On { tier, at_ns })
+            }
+            OFF => {
+                self.tiers.remove(&tier);
+                Some(Report::Off { tier, at_ns, why: Why::from_wire(detail) })
+            }
+            REFUSED => {
+                self.tiers.remove(&tier);
+                let why = std::io::Error::from_raw_os_error(detail.cast_signed()).to_string();
+                Some(Report::Refused { tier, why })
+            }
+            _ => None,
+        }
+    }
+
+    /// Makes sure that the keeper is gone, and its links with it.
+    fn bury(&mut self) -> Vec<Report> {
+        let Some(running) = self.keeper.take() else { return Vec::new() };
+        let at_ns = running.seen_ns;
+        running.kill();
+        std::mem::take(&mut self.tiers)
+            .into_keys()
+            .map(|tier| Report::Off { tier, at_ns, why: Why::KeeperGone })
+            .collect()
+    }
+}
+
+impl Running {
+    fn send(&self, order: &Order, sites: &[Site], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() {
+            control.push(SendAncillaryMessage::ScmRights(fds));
+        }
+        let parts = [IoSlice::new(bytemuck::bytes_of(order)), IoSlice::new(bytemuck::cast_slice(sites))];
+        // A keeper that does not read is found by its silence.
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        match sendmsg(&self.socket, &parts, &mut control, flags) {
+            Ok(_) | Err(Errno::AGAIN) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Closes the socket, upon which it drops all links and ends; kills it if it does not.
+    fn end(self) {
+        let Self { socket, mut child, .. } = self;
+        drop(socket);
+        let handle = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+        let handle = handle.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        let ended = match (&handle, Timespec::try_from(END_WITHIN)) {
+            (Some(handle), Ok(timeout)) => {
+                let deadline = Instant::now() + END_WITHIN;
+                let mut ended = false;
+                while !ended && Instant::now() < deadline {
+                    let mut fds = [PollFd::new(handle, PollFlags::IN)];
+                    ended = poll(&mut fds, Some(&timeout)).is_ok_and(|ready| ready != 0);
+                }
+                ended
+            }
+            _ => false,
+        };
+        if !ended {
+            drop(child.kill());
+        }
+        drop(child.wait());
+    }
+
+    fn kill(mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+fn failed(what: &'static str, why: String) -> ProbeError {
+    ProbeError::Kernel { what, kernel: release(), why }
+}
+
+fn gone(pid: u32) -> ProbeError {
+    ProbeError::Changed { pid, why: "it ended, or runs another executable now".to_owned() }
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

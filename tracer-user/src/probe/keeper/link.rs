@@ -1,0 +1,77 @@
+//! One uprobe_multi link, made by bpf(2) itself: the keeper has no use for the rest of a BPF library.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+
+use super::wire::Site;
+
+// include/uapi/linux/bpf.h, Linux 6.6.
+const BPF_LINK_CREATE: libc::c_int = 28;
+const BPF_TRACE_UPROBE_MULTI: u32 = 48;
+
+/// The member of `union bpf_attr` that `BPF_LINK_CREATE` uses for uprobe_multi.
+#[repr(C)]
+struct LinkCreate {
+    prog_fd: u32,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    path: u64,
+    offsets: u64,
+    ref_ctr_offsets: u64,
+    cookies: u64,
+    count: u32,
+    multi_flags: u32,
+    pid: u32,
+    /// The struct's own padding, which the kernel wants to be zero.
+    padding: u32,
+}
+const _: () = assert!(size_of::<LinkCreate>() == 64);
+
+/// Puts a program onto sites of a file. The probes are on until the link is closed.
+///
+/// `pid` scopes the link to one process, 0 to none.
+///
+/// # Errors
+/// The kernel's.
+pub(in crate::probe) fn create(
+    program: BorrowedFd<'_>,
+    executable: BorrowedFd<'_>,
+    pid: u32,
+    sites: &[Site],
+) -> io::Result<OwnedFd> {
+    // By descriptor: whatever the path of the executable names by now, these are the bytes that were looked at.
+    let path = format!("/proc/self/fd/{}\0", executable.as_raw_fd());
+    let offsets: Vec<u64> = sites.iter().map(|site| site.offset).collect();
+    let cookies: Vec<u64> = sites.iter().map(|site| site.cookie).collect();
+    let mut attribute = LinkCreate {
+        prog_fd: program.as_fd().as_raw_fd().cast_unsigned(),
+        target_fd: 0,
+        attach_type: BPF_TRACE_UPROBE_MULTI,
+        flags: 0,
+        path: path.as_ptr() as u64,
+        offsets: offsets.as_ptr() as u64,
+        ref_ctr_offsets: 0,
+        cookies: cookies.as_ptr() as u64,
+        count: u32::try_from(sites.len()).map_err(io::Error::other)?,
+        multi_flags: 0,
+        pid,
+        padding: 0,
+    };
+    // SAFETY: the attribute is the begin of the command's member of bpf_attr, of the given size; the path ends with a
+    // zero byte, and path and arrays of `count` numbers outlive the call, which only reads them.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_LINK_CREATE,
+            std::ptr::from_mut(&mut attribute),
+            size_of::<LinkCreate>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let fd = i32::try_from(result).map_err(io::Error::other)?;
+    // SAFETY: the kernel has just made this descriptor, close-on-exec, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

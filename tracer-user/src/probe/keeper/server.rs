@@ -1,0 +1,209 @@
+//! The keeper's own process.
+
+use std::collections::BTreeMap;
+use std::io::IoSliceMut;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
+};
+use rustix::process::{Signal, getppid, set_parent_process_death_signal, setsid};
+use rustix::thread::set_name;
+
+use super::link;
+use super::wire::{
+    BEGIN, END, MAX_SITES, Message, OFF, ON, Order, PREPARE, REFUSED, RENEW, Site, Why,
+};
+use crate::memory::monotonic_ns;
+
+/// Tiers that a keeper serves at most.
+const MAX_TIERS: usize = 8;
+/// Longest lease: what asks for more is given this.
+const MAX_LEASE_NS: u64 = 10_000_000_000;
+
+/// A tier's program and sites, and the link while it is on.
+struct Tier {
+    program: OwnedFd,
+    executable: OwnedFd,
+    target: OwnedFd,
+    pid: u32,
+    sites: Vec<Site>,
+    lease: Option<Lease>,
+}
+
+struct Lease {
+    link: OwnedFd,
+    until_ns: u64,
+}
+
+/// Serves the gotrail at the other end of standard input until it closes that; `parent` is its process id.
+pub(in crate::probe) fn run(parent: Option<u32>) -> ExitCode {
+    // Not among the processes that a terminal stops (Ctrl-Z) or interrupts together.
+    let _ = setsid();
+    let _ = set_name(c"gotrail-keeper");
+    close_others();
+    // The socket's end tells that gotrail is gone; this tells it even if a child of gotrail's still holds the other end.
+    let armed = set_parent_process_death_signal(Some(Signal::KILL));
+    let alive = getppid().map(|pid| pid.as_raw_nonzero().get().cast_unsigned());
+    if armed.is_err() || alive != parent || parent.is_none() {
+        return ExitCode::FAILURE;
+    }
+    let stdin = std::io::stdin();
+    Keeper { socket: stdin.as_fd(), tiers: BTreeMap::new() }.serve();
+    ExitCode::SUCCESS
+}
+
+/// Closes whatever was inherited beyond the three standard descriptors.
+fn close_others() {
+    // SAFETY: close_range(2) closes descriptors that nothing in this process has opened or knows of. Kernels before 5.9
+    // refuse it; all that gotrail opens is closed on exec anyway.
+    unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
+}
+
+struct Keeper<'a> {
+    socket: BorrowedFd<'a>,
+    tiers: BTreeMap<u32, Tier>,
+}
+
+impl Keeper<'_> {
+    fn serve(&mut self) {
+        loop {
+            let now = monotonic_ns();
+            let due: Vec<u32> = self
+                .tiers
+                .iter()
+                .filter(|(_, tier)| tier.lease.as_ref().is_some_and(|lease| lease.until_ns <= now))
+                .map(|(tier, _)| *tier)
+                .collect();
+            for tier in due {
+                self.drop_lease(tier, Why::Deadline);
+            }
+            let next = self.tiers.values().filter_map(|tier| tier.lease.as_ref()).map(|l| l.until_ns).min();
+            let timeout = next.map(|at| Duration::from_nanos(at.saturating_sub(monotonic_ns())));
+            let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+            let mut fds = [PollFd::new(&self.socket, PollFlags::IN)];
+            match poll(&mut fds, timeout.as_ref()) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) if self.receive() => {}
+                _ => break,
+            }
+        }
+        // At once, and together: the kernel takes tens of milliseconds for each.
+        std::thread::scope(|scope| {
+            for tier in std::mem::take(&mut self.tiers).into_values() {
+                scope.spawn(move || drop(tier));
+            }
+        });
+    }
+
+    /// Takes one order; `false` when there will be none any more.
+    fn receive(&mut self) -> bool {
+        const SPACE: usize = rustix::cmsg_space!(ScmRights(3));
+        let mut bytes = vec![0_u8; size_of::<Order>() + MAX_SITES * size_of::<Site>()];
+        let mut space = [MaybeUninit::uninit(); SPACE];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let received = recvmsg(
+            self.socket,
+            &mut [IoSliceMut::new(&mut bytes)],
+            &mut control,
+            RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT,
+        );
+        let length = match received {
+            Ok(message) if message.bytes != 0 && !message.flags.contains(ReturnFlags::TRUNC) => message.bytes,
+            Err(Errno::AGAIN | Errno::INTR) => return true,
+            _ => return false,
+        };
+        let fds: Vec<OwnedFd> = control
+            .drain()
+            .filter_map(|message| match message {
+                RecvAncillaryMessage::ScmRights(fds) => Some(fds),
+                _ => None,
+            })
+            .flatten()
+            .collect();
+        let Some((head, rest)) = bytes.get(..length).and_then(|b| b.split_at_checked(size_of::<Order>()))
+        else {
+            return false;
+        };
+        let order: Order = bytemuck::pod_read_unaligned(head);
+        match order.kind {
+            PREPARE => self.prepare(&order, rest, fds),
+            BEGIN => {
+                self.begin(&order);
+                true
+            }
+            RENEW => {
+                if let Some(lease) = self.tiers.get_mut(&order.tier).and_then(|tier| tier.lease.as_mut()) {
+                    lease.until_ns = deadline(&order);
+                }
+                true
+            }
+            END => {
+                self.drop_lease(order.tier, Why::Asked);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn prepare(&mut self, order: &Order, rest: &[u8], fds: Vec<OwnedFd>) -> bool {
+        let count = rest.len() / size_of::<Site>();
+        let Ok([program, executable, target]) = <[OwnedFd; 3]>::try_from(fds) else { return false };
+        if count == 0 || count != order.sites as usize || self.tiers.len() >= MAX_TIERS {
+            return false;
+        }
+        let sites = rest.chunks_exact(size_of::<Site>()).map(bytemuck::pod_read_unaligned).collect();
+        let tier = Tier { program, executable, target, pid: order.pid, sites, lease: None };
+        self.tiers.insert(order.tier, tier);
+        true
+    }
+
+    fn begin(&mut self, order: &Order) {
+        let Some(tier) = self.tiers.get_mut(&order.tier) else { return };
+        if let Some(lease) = &mut tier.lease {
+            lease.until_ns = deadline(order);
+            return;
+        }
+        let made = link::create(tier.program.as_fd(), tier.executable.as_fd(), tier.pid, &tier.sites);
+        let (kind, detail) = match made {
+            // The process that has the number now is the one that was meant, if that one has not ended (IDENT-1).
+            Ok(link) if has_ended(tier.target.as_fd()) => {
+                drop(link);
+                (OFF, Why::TargetGone.to_wire())
+            }
+            Ok(link) => {
+                tier.lease = Some(Lease { link, until_ns: deadline(order) });
+                (ON, 0)
+            }
+            Err(error) => (REFUSED, error.raw_os_error().unwrap_or(0).cast_unsigned()),
+        };
+        self.tell(kind, order.tier, monotonic_ns(), detail);
+    }
+
+    fn drop_lease(&mut self, tier: u32, why: Why) {
+        let Some(lease) = self.tiers.get_mut(&tier).and_then(|tier| tier.lease.take()) else { return };
+        let at_ns = monotonic_ns();
+        drop(lease.link);
+        self.tell(OFF, tier, at_ns, why.to_wire());
+    }
+
+    /// Tells it if gotrail listens. It may be stopped, with its socket full: then it learns from what it finds.
+    fn tell(&self, kind: u32, tier: u32, at_ns: u64, detail: u32) {
+        let message = Message { kind, tier, at_ns, detail, padding: 0 };
+        let _ = send(self.socket, bytemuck::bytes_of(&message), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    }
+}
+
+fn deadline(order: &Order) -> u64 {
+    monotonic_ns().saturating_add(order.lease_ns.min(MAX_LEASE_NS))
+}
+
+fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let mut fds = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready != 0)
+}
