@@ -1,5 +1,6 @@
 //! The program under test: `gotrail attach` on a process, and its other commands.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
@@ -9,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::env;
+use crate::{bpf, env};
 use crate::json::{array, number, text, truth};
 use crate::markers::Place;
 use crate::process::Process;
@@ -45,6 +46,18 @@ impl Answer {
     pub fn json(&self) -> Result<Value> {
         serde_json::from_str(&self.output).with_context(|| format!("no JSON object: {:?}", self.output))
     }
+}
+
+fn children(pid: u32) -> Result<Vec<u32>> {
+    let folder = format!("/proc/{pid}/task");
+    let told = || format!("can't read {folder}");
+    let mut children = Vec::new();
+    for thread in std::fs::read_dir(&folder).with_context(told)? {
+        // Threads come and go.
+        let list = std::fs::read_to_string(thread.with_context(told)?.path().join("children"));
+        children.extend(list.unwrap_or_default().split_ascii_whitespace().filter_map(|id| id.parse::<u32>().ok()));
+    }
+    Ok(children)
 }
 
 /// Runs a command to its end.
@@ -125,6 +138,38 @@ impl Attach {
     #[must_use]
     pub fn pid(&self) -> u32 {
         self.process.pid()
+    }
+
+    /// The process ids of its children: the keeper of its dear probes, and for a moment the child that it measures.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn children(&self) -> Result<Vec<u32>> {
+        children(self.pid())
+    }
+
+    /// The process id of the keeper of its dear probes, if it has one.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn keeper(&self) -> Result<Option<u32>> {
+        let is_keeper = |pid: &u32| {
+            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "gotrail-keeper\n")
+        };
+        Ok(self.children()?.into_iter().find(is_keeper))
+    }
+
+    /// The ids of the programs that it and its children hold.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn programs(&self) -> Result<BTreeSet<u32>> {
+        let mut ids = bpf::held_by(self.pid())?;
+        for child in self.children()? {
+            // Children come and go.
+            ids.extend(bpf::held_by(child).unwrap_or_default());
+        }
+        Ok(ids)
     }
 
     /// The process.

@@ -43,7 +43,7 @@ fn must_serve(shop: &mut Shop) {
 
 /// The programs of a gotrail that is attached: it must have some, named as they are.
 fn programs(attach: &Attach) -> BTreeSet<u32> {
-    let ids = bpf::held_by(attach.pid()).unwrap();
+    let ids = attach.programs().unwrap();
     let names: Vec<String> = ids.iter().filter_map(|id| bpf::program(*id).unwrap()).map(|p| p.name).collect();
     for tier in ["t1_", "t2_"] {
         assert!(names.iter().any(|name| name.starts_with(tier)), "no program {tier}* among {names:?}");

@@ -402,7 +402,12 @@ impl Watcher {
                         continue;
                     }
                 }
-                Step::Mode { tier, from: Mode::Steady, .. } => self.gaps.retain(|(gap, ..)| gap != tier),
+                Step::Mode { tier, from: Mode::Steady, .. } => {
+                    self.gaps.retain(|(gap, ..)| gap != tier);
+                    if *tier == TIER_T2 {
+                        self.process.begin_gap();
+                    }
+                }
                 Step::Mode { .. } | Step::Refused { .. } | Step::Priced { .. } => {}
             }
             notices.push(Notice::Governed(step));
@@ -454,12 +459,12 @@ impl Watcher {
         }
         self.session.join();
         self.governor.stop();
-        // What the governor noticed of the detaching is no news, but windows that were open count.
         for step in self.governor.steps() {
-            if let Step::Ended(stretch) = step
-                && stretch.sampled
-            {
-                self.ended(&stretch);
+            if let Step::Ended(stretch) = step {
+                // What was watched all the time was, up to the end.
+                if stretch.sampled {
+                    self.ended(&stretch);
+                }
                 notices.push(Notice::Governed(Step::Ended(stretch)));
             }
         }

@@ -54,7 +54,7 @@ const fn subject(tier: u32) -> &'static str {
 pub(crate) fn step(step: &Step) -> Option<Told> {
     match step {
         Step::Mode { tier, from, to, numbers } => Some(mode(*tier, *from, *to, numbers)),
-        Step::Ended(stretch) if stretch.sampled => Some(window(stretch)),
+        Step::Ended(stretch) => Some(window(stretch)),
         Step::Refused { tier, why } => Some(Told::note(
             "refused",
             format!("{} can't be observed at the moment: {why}", subject(*tier)),
@@ -75,7 +75,7 @@ pub(crate) fn step(step: &Step) -> Option<Told> {
             Some(Told::note("restored", text, json!({ "tier": "T1", "probes": names })))
         }
         Step::Priced { prices, calibration } => Some(priced(*prices, calibration)),
-        Step::Begun { .. } | Step::Ended(_) | Step::Relink { .. } => None,
+        Step::Begun { .. } | Step::Relink { .. } => None,
     }
 }
 
@@ -127,6 +127,7 @@ fn with(numbers: &Numbers, mut fields: Value) -> Value {
     fields
 }
 
+/// A stretch of time in which a tier was observed: a sampling window, or all the time up to then.
 fn window(stretch: &Stretch) -> Told {
     let length = stretch.end_ns - stretch.begin_ns;
     let hits: u64 = stretch.hits.iter().map(|(_, n)| n).sum();
@@ -141,14 +142,15 @@ fn window(stretch: &Stretch) -> Told {
         "hits": stretch.hits.iter().map(|(probe, n)| (probe.name().to_owned(), json!(n)))
             .collect::<serde_json::Map<String, Value>>(),
     });
+    let kind = if stretch.sampled { "window" } else { "observed" };
     let event = format!(
-        "window  {}: {} long, {hits} hits cost the process {} ({})",
+        "{kind}  {}: {} long, {hits} hits cost the process {} ({})",
         subject(stretch.tier),
         duration(length),
         duration(stretch.cost_ns),
         stretch.why.name()
     );
-    Told { kind: "window", text: None, event: Some(event), fields }
+    Told { kind, text: None, event: Some(event), fields }
 }
 
 /// A tier that is observed all the time was not.

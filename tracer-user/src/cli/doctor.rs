@@ -6,13 +6,14 @@ use std::process::ExitCode;
 use gotrail::agent::understand;
 use gotrail::binary::{Program, toolchain_hazards};
 use gotrail::memory::Runtime;
-use gotrail::probe::{Kernel, Links};
+use gotrail::probe::{Kernel, Links, calibrate};
 use gotrail::target::{Target, debug_file};
 use gotrail::text::printable;
 use serde_json::{Value, json};
 
 use super::ability::{self, Ability};
 use super::args::{DoctorArgs, Format};
+use super::cost;
 use super::failure::Failure;
 
 /// One question and its answer.
@@ -38,7 +39,12 @@ const CAPABILITIES: [(u32, &str, &str); 4] = [
 
 pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     let kernel = Kernel::probe();
-    let host = host(&kernel);
+    let mut host = host(&kernel);
+    let calibration = calibrate::result();
+    host.push(match &calibration {
+        Ok(measured) => Check::new("cost of a probe", true, cost::calibrated(measured)),
+        Err(why) => Check::new("cost of a probe", false, format!("not measured, so rather too much is assumed: {why}")),
+    });
     let process = args.pid.map(|pid| process(pid, &kernel)).transpose()?;
     match args.format {
         Format::Human => {
@@ -59,6 +65,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
                 "schema": "gotrail.doctor/1",
                 "kernel": kernel.release,
                 "host": to_json(&host),
+                "calibration": calibration.as_ref().ok().map(cost::calibration_json),
                 "pid": args.pid,
                 "process": process.as_ref().map(|process| to_json(&process.facts)),
                 "abilities": process.as_ref().map(|process| ability::to_json(&process.abilities)),

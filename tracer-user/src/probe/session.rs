@@ -175,29 +175,24 @@ impl Session {
             .map_err(|e| error("open the counters", &e))?;
 
         check_sites(target, bias, &plan.sites)?;
+        let wanted: Vec<(u32, Vec<Site>)> = [TIER_T1, TIER_T2]
+            .into_iter()
+            .filter(|tier| options.tiers & tier != 0)
+            .map(|tier| (tier, plan.tier(tier).cloned().collect::<Vec<Site>>()))
+            .filter(|(_, sites)| !sites.is_empty())
+            .collect();
+        // One by one they take too long to go for leases to be of use.
+        let (held, leased): (Vec<_>, Vec<_>) =
+            wanted.into_iter().partition(|(tier, _)| *tier == TIER_T1 || kind == Links::Single);
+        // The keeper starts while the rest is linked. And should gotrail be killed, the kernel closes descriptors in
+        // their order: the keeper hears of it before the kernel takes the links down that are held here.
+        let leases = lease(&mut ebpf, leased, target, bias, kind, &kernel)?;
         let mut links = Vec::new();
-        let mut leased = Vec::new();
-        for tier in [TIER_T1, TIER_T2] {
-            let sites: Vec<&Site> = plan.tier(tier).collect();
-            if options.tiers & tier == 0 || sites.is_empty() {
-                continue;
-            }
-            // One by one they take too long to go for leases to be of use.
-            if tier == TIER_T1 || kind == Links::Single {
-                links.push((tier, link(&mut ebpf, tier, &sites, target, kind, &kernel)?));
-            } else {
-                let sites = sites.into_iter().cloned().collect();
-                let program = loaded(&mut ebpf, tier, kind, &kernel)?;
-                leased.push(Program { tier, program, sites });
-            }
+        for (tier, sites) in held {
+            let sites: Vec<&Site> = sites.iter().collect();
+            links.push((tier, link(&mut ebpf, tier, &sites, target, kind, &kernel)?));
         }
-        let leases = if leased.is_empty() {
-            None
-        } else {
-            Some(Leases::new(target, bias, kind == Links::MultiScoped, leased)?)
-        };
         if let Some(leases) = &leases {
-            leases.begin(TIER_T2, FIRST_LEASE)?;
             leases.await_on(TIER_T2, KEEPER_STARTS_WITHIN)?;
         }
         // The thread ids that the runtime keeps are those of its own PID namespace.
@@ -424,12 +419,36 @@ fn link(
     Ok(link)
 }
 
-/// Loads the program of a tier that is had by lease, and gives a descriptor of it.
+/// Has a keeper for the tiers that are had by lease, and asks for the second one.
+fn lease(
+    ebpf: &mut Ebpf,
+    tiers: Vec<(u32, Vec<Site>)>,
+    target: &Target,
+    bias: u64,
+    kind: Links,
+    kernel: &Kernel,
+) -> Result<Option<Leases>, ProbeError> {
+    let mut programs = Vec::new();
+    for (tier, sites) in tiers {
+        programs.push(Program { tier, program: loaded(ebpf, tier, kind, kernel)?, sites });
+    }
+    if programs.is_empty() {
+        return Ok(None);
+    }
+    let leases = Leases::new(target, bias, kind == Links::MultiScoped, programs)?;
+    leases.begin(TIER_T2, FIRST_LEASE)?;
+    Ok(Some(leases))
+}
+
+/// Loads the program of a tier that is had by lease, and gives the one descriptor of it.
 fn loaded(ebpf: &mut Ebpf, tier: u32, kind: Links, kernel: &Kernel) -> Result<OwnedFd, ProbeError> {
     let program = program(ebpf, tier, kind, kernel)?;
     program.load().map_err(|e| ProbeError::from_aya("load a program", &kernel.release, &e))?;
     let fd = program.fd().map_err(|e| ProbeError::from_aya("hold a program", &kernel.release, &e))?;
-    fd.as_fd().try_clone_to_owned().map_err(|e| kernel_error("hold a program", kernel, e.to_string()))
+    let fd =
+        fd.as_fd().try_clone_to_owned().map_err(|e| kernel_error("hold a program", kernel, e.to_string()))?;
+    program.unload().map_err(|e| ProbeError::from_aya("let a program go", &kernel.release, &e))?;
+    Ok(fd)
 }
 
 /// What tells a site's hits from those of the others of its tier.

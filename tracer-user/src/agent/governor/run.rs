@@ -22,14 +22,10 @@ use crate::target::cpu_time_ns;
 const CLOSE: Duration = Duration::from_millis(5);
 /// While a tier is on all the time.
 const NEAR: Duration = Duration::from_millis(20);
-/// While that, and nothing was hit for a while.
-const QUIET: Duration = Duration::from_millis(40);
 /// While no dear tier is on.
 const FAR: Duration = Duration::from_millis(50);
 /// How long the rate of a tier counts as new, ns.
 const NEW: u64 = 200_000_000;
-/// How long nothing must have been hit for it to be quiet, ns.
-const SILENCE: u64 = 2_000_000_000;
 /// How often the rare tier is looked at, ns.
 const RARE: u64 = 200_000_000;
 /// Over how much time memory tells the rate of creations, ns.
@@ -150,8 +146,6 @@ struct Worker {
     /// Waits for the measurement.
     pricing: bool,
     rare_ns: u64,
-    hit_ns: u64,
-    hits: u64,
     new_ns: u64,
     cpu_begin: Option<u64>,
     cpu: u64,
@@ -195,8 +189,6 @@ impl Worker {
             measured: false,
             pricing: true,
             rare_ns: 0,
-            hit_ns: now,
-            hits: 0,
             new_ns: now,
             cpu_begin: None,
             cpu: 0,
@@ -291,10 +283,6 @@ impl Worker {
         let mut hits: Vec<(Probe, u64)> = Vec::new();
         let counters = &self.subject.counters;
         hits.extend(self.dear.iter().map(|probe| (*probe, counters.hits(*probe))));
-        let dear: u64 = hits.iter().map(|(_, hits)| hits).sum();
-        if dear != self.hits {
-            (self.hits, self.hit_ns) = (dear, now);
-        }
         if everything || now >= self.rare_ns + RARE {
             self.rare_ns = now;
             hits.extend(self.rare.iter().map(|probe| (*probe, counters.hits(*probe))));
@@ -390,7 +378,6 @@ impl Worker {
             let near = match mode {
                 _ if !on => FAR,
                 Mode::Steady if now < self.new_ns + NEW => CLOSE,
-                Mode::Steady if now >= self.hit_ns + SILENCE => QUIET,
                 Mode::Steady => NEAR,
                 Mode::Windows | Mode::Off => CLOSE,
             };

@@ -19,7 +19,7 @@ use rustix::net::{
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::VERB;
-use super::wire::{BEGIN, END, MAX_SITES, Message, OFF, ON, Order, PREPARE, REFUSED, RENEW, Site, Why};
+use super::wire::{BEGIN, END, KEPT, MAX_SITES, Message, OFF, ON, Order, PREPARE, REFUSED, RENEW, Site, Why};
 use crate::binary;
 use crate::memory::monotonic_ns;
 use crate::probe::error::ProbeError;
@@ -84,12 +84,15 @@ struct Shared {
     bias: u64,
     /// The process that links are scoped to, 0 for none.
     scope: u32,
-    programs: Vec<Program>,
+    /// The tiers and their sites.
+    tiers: Vec<(u32, Vec<binary::Site>)>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
+    /// The program of each tier, until all is over: whoever holds one keeps it in the kernel.
+    programs: Vec<OwnedFd>,
     keeper: Option<Running>,
     starts: u32,
     closed: bool,
@@ -108,7 +111,7 @@ struct Running {
 #[derive(Clone, Copy)]
 struct Tier {
     on: bool,
-    /// Length of the lease as it was begun.
+    /// Length of the lease as it was last asked for.
     length_ns: u64,
     /// When the keeper must have spoken of it.
     due_ns: u64,
@@ -116,7 +119,7 @@ struct Tier {
 
 impl std::fmt::Debug for Leases {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let tiers: Vec<u32> = self.shared.programs.iter().map(|program| program.tier).collect();
+        let tiers: Vec<u32> = self.shared.tiers.iter().map(|(tier, _)| *tier).collect();
         f.debug_struct("Leases").field("target", &self.shared.target.pid()).field("tiers", &tiers).finish()
     }
 }
@@ -133,8 +136,9 @@ impl Leases {
         programs: Vec<Program>,
     ) -> Result<Self, ProbeError> {
         let scope = if scoped { target.pid() } else { 0 };
-        let shared =
-            Shared { target: target.clone(), bias, scope, programs, state: Mutex::new(State::default()) };
+        let (tiers, programs) = programs.into_iter().map(|p| ((p.tier, p.sites), p.program)).unzip();
+        let state = Mutex::new(State { programs, ..State::default() });
+        let shared = Shared { target: target.clone(), bias, scope, tiers, state };
         let leases = Self { shared: Arc::new(shared) };
         leases.start(&mut leases.lock())?;
         Ok(leases)
@@ -146,7 +150,7 @@ impl Leases {
 
     /// The tiers that are had by lease, and how many sites each has.
     pub fn tiers(&self) -> impl Iterator<Item = (u32, usize)> {
-        self.shared.programs.iter().map(|program| (program.tier, program.sites.len()))
+        self.shared.tiers.iter().map(|(tier, sites)| (*tier, sites.len()))
     }
 
     /// The tiers that are on, as far as was heard.
@@ -168,10 +172,10 @@ impl Leases {
     /// # Errors
     /// [`ProbeError`]; then nothing was asked for.
     pub fn begin(&self, tier: u32, length: Duration) -> Result<(), ProbeError> {
-        let Some(program) = self.shared.programs.iter().find(|program| program.tier == tier) else {
+        let Some((_, sites)) = self.shared.tiers.iter().find(|(known, _)| *known == tier) else {
             return Err(failed("put probes on", "this tier is not had by lease".to_owned()));
         };
-        check_sites(&self.shared.target, self.shared.bias, &program.sites)?;
+        check_sites(&self.shared.target, self.shared.bias, sites)?;
         let mut state = self.lock();
         if state.closed {
             return Ok(());
@@ -190,9 +194,9 @@ impl Leases {
         let mut state = self.lock();
         // That the keeper has gone is heard by `reports`.
         drop(state.order(RENEW, tier, length));
-        let due_ns = monotonic_ns().saturating_add(nanos(length)).saturating_add(PATIENCE_NS);
+        let due_ns = monotonic_ns().saturating_add(PATIENCE_NS);
         if let Some(tier) = state.tiers.get_mut(&tier) {
-            tier.due_ns = tier.due_ns.max(due_ns);
+            (tier.length_ns, tier.due_ns) = (nanos(length), tier.due_ns.min(due_ns));
         }
     }
 
@@ -278,6 +282,7 @@ impl Leases {
         let mut state = self.lock();
         state.closed = true;
         state.tiers.clear();
+        state.programs.clear();
         if let Some(running) = state.keeper.take() {
             running.end();
         }
@@ -315,21 +320,20 @@ impl Leases {
             return Err(gone(pid));
         }
         let Some(running) = &state.keeper else { return Ok(()) };
-        for program in &self.shared.programs {
-            let sites: Vec<Site> = program
-                .sites
+        for ((tier, sites), program) in self.shared.tiers.iter().zip(&state.programs) {
+            let sites: Vec<Site> = sites
                 .iter()
                 .take(MAX_SITES)
                 .map(|site| Site { offset: site.file_offset, cookie: site_cookie(site) })
                 .collect();
             let order = Order {
                 kind: PREPARE,
-                tier: program.tier,
+                tier: *tier,
                 lease_ns: 0,
                 pid: self.shared.scope,
                 sites: sites.len() as u32,
             };
-            let fds = [program.program.as_fd(), executable.as_fd(), target.as_fd()];
+            let fds = [program.as_fd(), executable.as_fd(), target.as_fd()];
             running.send(&order, &sites, &fds).map_err(error)?;
         }
         Ok(())
@@ -380,9 +384,15 @@ impl State {
             ON => {
                 if let Some(state) = self.tiers.get_mut(&tier) {
                     let due_ns = at_ns.saturating_add(state.length_ns).saturating_add(PATIENCE_NS);
-                    (state.on, state.due_ns) = (true, state.due_ns.max(due_ns));
+                    (state.on, state.due_ns) = (true, due_ns);
                 }
                 Some(Report::On { tier, at_ns })
+            }
+            KEPT => {
+                if let Some(state) = self.tiers.get_mut(&tier) {
+                    state.due_ns = at_ns.saturating_add(state.length_ns).saturating_add(PATIENCE_NS);
+                }
+                None
             }
             OFF => {
                 self.tiers.remove(&tier);

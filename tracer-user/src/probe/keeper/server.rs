@@ -17,7 +17,7 @@ use rustix::thread::set_name;
 
 use super::link;
 use super::wire::{
-    BEGIN, END, MAX_SITES, Message, OFF, ON, Order, PREPARE, REFUSED, RENEW, Site, Why,
+    BEGIN, END, KEPT, MAX_SITES, Message, OFF, ON, Order, PREPARE, REFUSED, RENEW, Site, Why,
 };
 use crate::memory::monotonic_ns;
 
@@ -140,6 +140,7 @@ impl Keeper<'_> {
             RENEW => {
                 if let Some(lease) = self.tiers.get_mut(&order.tier).and_then(|tier| tier.lease.as_mut()) {
                     lease.until_ns = deadline(&order);
+                    self.tell(KEPT, order.tier, monotonic_ns(), 0);
                 }
                 true
             }

@@ -47,6 +47,8 @@ const _: () = assert!(size_of::<Site>() == 16);
 pub(super) const ON: u32 = 1;
 /// [`Message::kind`]: the probes began to go at `at_ns`, for the reason in `detail`.
 pub(super) const OFF: u32 = 2;
+/// [`Message::kind`]: the lease was renewed: a sign of life.
+pub(super) const KEPT: u32 = 4;
 /// [`Message::kind`]: the probes can't be put on; `detail` is the errno.
 pub(super) const REFUSED: u32 = 3;
 
@@ -54,7 +56,7 @@ pub(super) const REFUSED: u32 = 3;
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct Message {
-    /// `ON`, `OFF` or `REFUSED`.
+    /// `ON`, `OFF`, `KEPT` or `REFUSED`.
     pub(super) kind: u32,
     /// `TIER_` bit.
     pub(super) tier: u32,
