@@ -259,6 +259,27 @@ fn root_safe_3_a_keeper_that_dies_or_hangs_is_replaced_and_the_gap_told() {
 }
 
 #[test]
+fn root_ident_1_a_program_that_is_executed_anew_is_watched_next_if_asked_for() {
+    needs!(Need::Fixtures, Need::Root);
+    let mut target = start();
+    let mut attach = Attach::start(target.pid(), &["--follow-exec"]).unwrap();
+    for _ in 0..2 {
+        target.tell("again").unwrap();
+        target.await_output("`ready`", |line| line.starts_with("ready").then_some(())).unwrap();
+        attach.await_line("the summary of one program", |line| line["type"] == "summary").unwrap();
+        attach.await_line("`attached` to the next", |line| line["type"] == "attached").unwrap();
+        assert!(!code::changes(target.pid()).unwrap().is_empty());
+    }
+    let report = attach.stop().unwrap();
+    let exits: Vec<bool> = report.lines_of("summary").map(|line| line["exit"]["exec"] == true).collect();
+    assert_eq!(exits, [true, true, false]);
+    assert!(report.lines_of("summary").all(|line| line["losses"]["balances"] == true));
+    assert_eq!(code::changes(target.pid()).unwrap(), []);
+    bpf::check_no_orphans().unwrap();
+    tell(&mut target, "end");
+}
+
+#[test]
 fn root_cost_1_doctor_measures_what_a_trap_costs() {
     needs!(Need::Root);
     let doctor = run(&["doctor", "--format", "json"]).unwrap().well().unwrap().json().unwrap();

@@ -156,9 +156,12 @@ impl Watcher {
     pub fn attach(target: Target, options: Options) -> Result<Self, WatchError> {
         let binary = Arc::new(understand(&target)?);
         let watch = Watch::new(target.pid())?;
-        let bias = Runtime::open(&target, &binary)?.bias();
+        let runtime = Runtime::open(&target, &binary)?;
+        let bias = runtime.bias();
+        let begun = (Instant::now(), runtime.goids());
         let plan = binary.plan(options.probes.tiers);
-        let (session, stream) = Session::attach(&target, &binary, bias, plan, options.probes)?;
+        let probes = crate::probe::Options { first_lease: first_lease(&runtime, begun), ..options.probes };
+        let (session, stream) = Session::attach(&target, &binary, bias, plan, probes)?;
         let pid = target.pid();
         let governor = Running::start(Subject {
             pid,
@@ -501,6 +504,21 @@ impl Watcher {
     pub fn tiers(&self) -> u32 {
         self.session.detacher().tiers() & (TIER_T1 | TIER_T2)
     }
+}
+
+/// Creations a second that cost next to nothing to observe for the longer of the first leases.
+const FEW: f64 = 5_000.0;
+
+/// How long creations and exits are observed before the governor must have looked: by how many goroutines the process
+/// has created since `begun`. Where they are few, gotrail may be slow for once without losing sight of them.
+fn first_lease(runtime: &Runtime<'_>, begun: (Instant, Result<u64, RuntimeError>)) -> Duration {
+    const ENOUGH: Duration = Duration::from_millis(10);
+    let short = crate::probe::Options::default().first_lease;
+    let (then, Ok(before)) = begun else { return short };
+    std::thread::sleep(ENOUGH.saturating_sub(then.elapsed()));
+    let Ok(now) = runtime.goids() else { return short };
+    let rate = now.saturating_sub(before) as f64 / then.elapsed().as_secs_f64();
+    if rate <= FEW { governor::STEADY_LEASE } else { short }
 }
 
 /// A variable of a process's environment at its start.

@@ -71,6 +71,9 @@ pub(crate) struct AttachArgs {
     /// A request handler or pool waiter that has not moved for this long is stuck
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
     pub(crate) stuck_after: Duration,
+    /// When the process executes another program, watch that one next
+    #[arg(long)]
+    pub(crate) follow_exec: bool,
     /// Do not copy the texts of panics and fatal errors out of the process
     #[arg(long)]
     pub(crate) no_text: bool,

@@ -1,61 +1,77 @@
 //! `gotrail attach`: watch a process, tell findings as they arise, sum up at the end.
 
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use gotrail::agent::{Notice, Step, Summary, Watcher};
+use gotrail::agent::{Notice, Options, Step, Summary, Watcher};
 use gotrail::detect::{Change, State};
 use gotrail::memory::monotonic_ns;
 use gotrail::model::{GcTrigger, PauseSum, StwReason, WaitClass};
-use gotrail::target::Target;
+use gotrail::probe::Links;
+use gotrail::target::{Exit, Target};
 use gotrail::text::{bytes, duration, printable};
 use serde_json::{Value, json};
 
 use super::args::{AttachArgs, Format};
 use super::export::Export;
 use super::failure::{BACKEND, Failure};
-use super::{cost, human, json, signals};
+use super::signals::{self, Signals};
+use super::{cost, human, json};
 
 /// Longest that sending the last data may take.
 const FLUSH: Duration = Duration::from_secs(2);
 /// Time between two lines on cost.
 const COST_EVERY: Duration = Duration::from_secs(1);
+/// How long a program that has just been executed may take until it can be attached to, and between two tries.
+const PATIENCE: Duration = Duration::from_secs(2);
+const RETRY: Duration = Duration::from_millis(10);
+/// What the kernel takes to detach one of many links, about (measured on Linux 6.18).
+const SINGLE_DETACH: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(args: &AttachArgs) -> Result<ExitCode, Failure> {
     // What was typed wrong is said before anything else is tried.
     let options = args.options()?;
     let export = Export::prepare(&args.otlp)?;
     let watcher = Watcher::attach(Target::open(args.pid)?, options)?;
-    let stop = signals::watch(watcher.detacher())?;
-    let export = export.start(&watcher, args.otlp.service_name.as_deref())?;
-    let mut attach = Attach { args, watcher, export, next_cost: Instant::now() };
-    attach.announce();
+    let signals = signals::watch(watcher.detacher())?;
     let end = args.duration.map(|d| Instant::now() + d);
-    let ends = loop {
-        let notices = attach.watcher.step();
-        attach.tell_events();
-        // The end is told after what led to it, which may still be in the ring.
-        let (ends, notices): (Vec<_>, Vec<_>) =
-            notices.into_iter().partition(|n| matches!(n, Notice::Ended(_)));
-        attach.tell(&notices);
-        if Instant::now() >= attach.next_cost {
-            attach.tell_cost();
+    let mut next = Some((watcher, export));
+    let mut code = ExitCode::SUCCESS;
+    while let Some((watcher, export)) = next.take() {
+        let export = export.start(&watcher, args.otlp.service_name.as_deref())?;
+        let mut attach = Attach { args, watcher, export, next_cost: Instant::now() };
+        let exit = attach.watch(&signals, end);
+        if attach.export.failed() {
+            code = ExitCode::from(BACKEND);
         }
-        if let Some(trouble) = attach.export.tick(&attach.watcher) {
-            attach.note("export", &trouble);
+        if exit == Some(Exit::Exec) && args.follow_exec && !signals.stopped() {
+            next = again(args, options);
         }
-        if !ends.is_empty() || stop.load(Ordering::Acquire) || end.is_some_and(|end| Instant::now() >= end) {
-            break ends;
+        if let Some((watcher, _)) = &next {
+            signals.follow(watcher.detacher());
         }
+    }
+    Ok(code)
+}
+
+/// Attaches to the program that a process has become; says so if that can't be watched.
+fn again(args: &AttachArgs, options: Options) -> Option<(Watcher, Export)> {
+    let attach = || -> Result<(Watcher, Export), Failure> {
+        let watcher = Watcher::attach(Target::open(args.pid)?, options)?;
+        Ok((watcher, Export::prepare(&args.otlp)?))
     };
-    let (summary, notices) = attach.watcher.finish();
-    attach.tell_events();
-    attach.tell(&notices);
-    attach.tell(&ends);
-    attach.export.close(&attach.watcher, &summary, FLUSH);
-    attach.summarize(&summary);
-    Ok(if attach.export.failed() { ExitCode::from(BACKEND) } else { ExitCode::SUCCESS })
+    let begun = Instant::now();
+    loop {
+        match attach() {
+            Ok(next) => return Some(next),
+            // A program that has just begun may not have a runtime yet.
+            Err(_) if begun.elapsed() < PATIENCE => std::thread::sleep(RETRY),
+            Err(Failure { message, .. }) => {
+                eprintln!("the program that process {} has become is not watched: {}", args.pid, printable(&message));
+                return None;
+            }
+        }
+    }
 }
 
 struct Attach<'a> {
@@ -66,6 +82,36 @@ struct Attach<'a> {
 }
 
 impl Attach<'_> {
+    /// Watches one program to its end, or until the user has seen enough; tells how it ended.
+    fn watch(&mut self, signals: &Signals, end: Option<Instant>) -> Option<Exit> {
+        self.announce();
+        let ends = loop {
+            let notices = self.watcher.step();
+            self.tell_events();
+            // The end is told after what led to it, which may still be in the ring.
+            let (ends, notices): (Vec<_>, Vec<_>) =
+                notices.into_iter().partition(|n| matches!(n, Notice::Ended(_)));
+            self.tell(&notices);
+            if Instant::now() >= self.next_cost {
+                self.tell_cost();
+            }
+            if let Some(trouble) = self.export.tick(&self.watcher) {
+                self.note("export", &trouble);
+            }
+            if !ends.is_empty() || signals.stopped() || end.is_some_and(|end| Instant::now() >= end) {
+                break ends;
+            }
+        };
+        let (summary, notices) = self.watcher.finish();
+        self.tell_events();
+        self.tell(&notices);
+        self.tell(&ends);
+        self.tell_cost();
+        self.export.close(&self.watcher, &summary, FLUSH);
+        self.summarize(&summary);
+        summary.exit
+    }
+
     fn is_json(&self) -> bool {
         self.args.format == Format::Json
     }
@@ -92,6 +138,16 @@ impl Attach<'_> {
             session.links().describe(),
             binary.layout_source()
         );
+        match session.links() {
+            Links::MultiScoped => {}
+            Links::Multi => eprintln!(
+                "other processes of the same executable pay for these probes too: this kernel can't scope them to one process (Linux 6.10 can)"
+            ),
+            Links::Single => eprintln!(
+                "taking the probes off will take about {}: this kernel links them one by one (Linux 6.6 need not)",
+                duration(nanos(SINGLE_DETACH).saturating_mul(plan.sites.len() as u64))
+            ),
+        }
         for missing in plan.unavailable.iter().filter(|u| u.lost) {
             eprintln!("not seen: {} ({})", missing.probe.name(), printable(&missing.why));
         }
@@ -104,6 +160,7 @@ impl Attach<'_> {
                     "probes": plan.sites.len(),
                     "attached_in_ns": nanos(session.attached_in()),
                     "links": session.links().describe(),
+                    "neighbours_pay": session.links() == Links::Multi,
                     "not_seen": plan.unavailable.iter().filter(|u| u.lost).map(|u| json!({
                         "probe": u.probe.name(), "why": u.why,
                     })).collect::<Vec<_>>(),

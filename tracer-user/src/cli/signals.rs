@@ -1,6 +1,6 @@
 //! Ctrl-C: the first takes the probes off at once and lets the command end in order, the second ends it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use gotrail::probe::Detacher;
@@ -11,11 +11,36 @@ use super::failure::{Failure, UNSUPPORTED};
 /// Exit code after a second Ctrl-C: 128 + SIGINT.
 const INTERRUPTED: i32 = 130;
 
+/// Whether the user wants an end, and whose probes go then.
+#[derive(Debug)]
+pub(crate) struct Signals {
+    stop: Arc<AtomicBool>,
+    current: Arc<Mutex<Detacher>>,
+}
+
+impl Signals {
+    /// Whether a signal has come.
+    pub(crate) fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// From now on these probes go with the first signal; at once if it has come already.
+    pub(crate) fn follow(&self, detacher: Detacher) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.stopped() {
+            detacher.close();
+        }
+        *current = detacher;
+    }
+}
+
 /// Watches for SIGINT and SIGTERM on a thread of its own, so that the probes go even while the command is
-/// busy. The flag is set after the first one.
-pub(crate) fn watch(detacher: Detacher) -> Result<Arc<AtomicBool>, Failure> {
+/// busy.
+pub(crate) fn watch(detacher: Detacher) -> Result<Signals, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
+    let current = Arc::new(Mutex::new(detacher));
+    let followed = Arc::clone(&current);
     let failed =
         |what: &str, why: std::io::Error| Failure::new(UNSUPPORTED, format!("tried to {what}: {why}"));
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -39,12 +64,12 @@ pub(crate) fn watch(detacher: Detacher) -> Result<Arc<AtomicBool>, Failure> {
                     if flag.swap(true, Ordering::AcqRel) {
                         std::process::exit(INTERRUPTED);
                     }
-                    let detacher = detacher.clone();
+                    let detacher = followed.lock().unwrap_or_else(PoisonError::into_inner).clone();
                     // On another thread, so that a second signal is heard while the kernel takes its time.
                     std::thread::spawn(move || detacher.close());
                 }
             });
         })
         .map_err(|e| failed("start the signal thread", e))?;
-    Ok(stop)
+    Ok(Signals { stop, current })
 }

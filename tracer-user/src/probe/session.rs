@@ -33,8 +33,6 @@ use crate::target::Target;
 /// The slot of the one process of a session.
 const SLOT: u32 = 0;
 
-/// How long the dear tiers are on at first: until then somebody must have looked at what they cost, and renewed.
-const FIRST_LEASE: Duration = Duration::from_millis(250);
 /// How long a keeper may take to put the first probes on: it has to start, and the machine may be busy.
 const KEEPER_STARTS_WITHIN: Duration = Duration::from_secs(5);
 
@@ -47,11 +45,18 @@ pub struct Options {
     pub ring_bytes: u32,
     /// Copy panic and fatal texts out of the process (SEC-1).
     pub capture_text: bool,
+    /// How long the second tier is on at first: until then somebody must have looked at what it costs, and renewed.
+    pub first_lease: Duration,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { tiers: TIER_T1 | TIER_T2, ring_bytes: 4 << 20, capture_text: true }
+        Self {
+            tiers: TIER_T1 | TIER_T2,
+            ring_bytes: 4 << 20,
+            capture_text: true,
+            first_lease: Duration::from_millis(250),
+        }
     }
 }
 
@@ -186,7 +191,7 @@ impl Session {
             wanted.into_iter().partition(|(tier, _)| *tier == TIER_T1 || kind == Links::Single);
         // The keeper starts while the rest is linked. And should gotrail be killed, the kernel closes descriptors in
         // their order: the keeper hears of it before the kernel takes the links down that are held here.
-        let leases = lease(&mut ebpf, leased, target, bias, kind, &kernel)?;
+        let leases = lease(&mut ebpf, leased, target, bias, kind, &kernel, options.first_lease)?;
         let mut links = Vec::new();
         for (tier, sites) in held {
             let sites: Vec<&Site> = sites.iter().collect();
@@ -194,6 +199,7 @@ impl Session {
         }
         if let Some(leases) = &leases {
             leases.await_on(TIER_T2, KEEPER_STARTS_WITHIN)?;
+            leases.renew(TIER_T2, options.first_lease);
         }
         // The thread ids that the runtime keeps are those of its own PID namespace.
         let same_namespace = target.inner_pid == target.pid();
@@ -427,6 +433,7 @@ fn lease(
     bias: u64,
     kind: Links,
     kernel: &Kernel,
+    first: Duration,
 ) -> Result<Option<Leases>, ProbeError> {
     let mut programs = Vec::new();
     for (tier, sites) in tiers {
@@ -436,7 +443,7 @@ fn lease(
         return Ok(None);
     }
     let leases = Leases::new(target, bias, kind == Links::MultiScoped, programs)?;
-    leases.begin(TIER_T2, FIRST_LEASE)?;
+    leases.begin(TIER_T2, first)?;
     Ok(Some(leases))
 }
 

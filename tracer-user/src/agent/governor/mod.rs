@@ -17,3 +17,4 @@ pub use costs::{Costs, Prices};
 pub use run::{Ledger, TierState};
 pub(super) use run::{Running, Subject};
 pub use step::{Mode, Numbers, Step, Stretch};
+pub(super) use tier::STEADY_LEASE;

@@ -31,6 +31,9 @@ const RARE: u64 = 200_000_000;
 /// Over how much time memory tells the rate of creations, ns.
 const HINT: u64 = 200_000_000;
 
+/// Its nice value.
+const URGENT: i32 = -10;
+
 /// What is governed.
 pub(in crate::agent) struct Subject {
     pub(in crate::agent) pid: u32,
@@ -199,6 +202,8 @@ impl Worker {
 
     fn run(mut self, stop: &AtomicBool) {
         calibrate::begin();
+        // Late is dear: next to no work, but it must be done in time. Not permitted is not fatal.
+        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), URGENT);
         loop {
             let last = stop.load(Ordering::Acquire);
             self.price();

@@ -1,6 +1,7 @@
 //! One dear tier: when its probes are on, and for how long.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use tracer_ebpf::Probe;
 
@@ -19,8 +20,9 @@ const SHORTEST: u64 = 5 * MILLISECOND;
 const USUAL: u64 = 50 * MILLISECOND;
 /// The first window of a tier whose rate is not known.
 const PROBING: u64 = 10 * MILLISECOND;
-/// The lease of a tier that stays on; renewed after a quarter of it.
-const STEADY: u64 = 1_000 * MILLISECOND;
+/// The lease of a tier that stays on; renewed after an eighth of it.
+pub(in crate::agent) const STEADY_LEASE: Duration = Duration::from_secs(2);
+const STEADY: u64 = 2_000 * MILLISECOND;
 /// Between two windows at least; half as much again at most, so that the windows keep no step with the target.
 const GAP: u64 = 100 * MILLISECOND;
 /// A tier goes back to be on all the time when that would have cost at most half of the income for so long.
@@ -289,7 +291,7 @@ impl Tier {
                 self.go(if self.rule.windows { Mode::Windows } else { Mode::Off }, purse, steps);
                 Some(Command::End(tier))
             }
-            Mode::Steady if now_ns >= renewed_ns + STEADY / 4 || renewed_ns == since_ns => {
+            Mode::Steady if now_ns >= renewed_ns + STEADY / 8 || renewed_ns == since_ns => {
                 self.state = State::On { since_ns, renewed_ns: now_ns.max(since_ns + 1) };
                 Some(Command::Renew(tier, STEADY))
             }

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send,
 };
-use rustix::process::{Signal, getppid, set_parent_process_death_signal, setsid};
+use rustix::process::{Signal, getppid, set_parent_process_death_signal, setpriority_process, setsid};
 use rustix::thread::set_name;
 
 use super::link;
@@ -25,6 +25,9 @@ use crate::memory::monotonic_ns;
 const MAX_TIERS: usize = 8;
 /// Longest lease: what asks for more is given this.
 const MAX_LEASE_NS: u64 = 10_000_000_000;
+
+/// The keeper's nice value.
+const URGENT: i32 = -10;
 
 /// A tier's program and sites, and the link while it is on.
 struct Tier {
@@ -47,6 +50,8 @@ pub(in crate::probe) fn run(parent: Option<u32>) -> ExitCode {
     let _ = setsid();
     let _ = set_name(c"gotrail-keeper");
     close_others();
+    // Late is dear: next to no work, but it must be done in time. Not permitted is not fatal.
+    let _ = setpriority_process(None, URGENT);
     // The socket's end tells that gotrail is gone; this tells it even if a child of gotrail's still holds the other end.
     let armed = set_parent_process_death_signal(Some(Signal::KILL));
     let alive = getppid().map(|pid| pid.as_raw_nonzero().get().cast_unsigned());
