@@ -10,10 +10,10 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::{bpf, env};
 use crate::json::{array, number, text, truth};
 use crate::markers::Place;
 use crate::process::Process;
+use crate::{bpf, env};
 
 /// Exit code when a backend took nothing.
 pub const BACKEND_FAILED: i32 = 6;
@@ -55,7 +55,9 @@ fn children(pid: u32) -> Result<Vec<u32>> {
     for thread in std::fs::read_dir(&folder).with_context(told)? {
         // Threads come and go.
         let list = std::fs::read_to_string(thread.with_context(told)?.path().join("children"));
-        children.extend(list.unwrap_or_default().split_ascii_whitespace().filter_map(|id| id.parse::<u32>().ok()));
+        children.extend(
+            list.unwrap_or_default().split_ascii_whitespace().filter_map(|id| id.parse::<u32>().ok()),
+        );
     }
     Ok(children)
 }

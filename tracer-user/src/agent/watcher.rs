@@ -160,7 +160,7 @@ impl Watcher {
         let bias = runtime.bias();
         let begun = (Instant::now(), runtime.goids());
         let plan = binary.plan(options.probes.tiers);
-        let probes = crate::probe::Options { first_lease: first_lease(&runtime, begun), ..options.probes };
+        let probes = crate::probe::Options { first_lease: first_lease(&runtime, &begun), ..options.probes };
         let (session, stream) = Session::attach(&target, &binary, bias, plan, probes)?;
         let pid = target.pid();
         let governor = Running::start(Subject {
@@ -511,13 +511,13 @@ const FEW: f64 = 5_000.0;
 
 /// How long creations and exits are observed before the governor must have looked: by how many goroutines the process
 /// has created since `begun`. Where they are few, gotrail may be slow for once without losing sight of them.
-fn first_lease(runtime: &Runtime<'_>, begun: (Instant, Result<u64, RuntimeError>)) -> Duration {
+fn first_lease(runtime: &Runtime<'_>, begun: &(Instant, Result<u64, RuntimeError>)) -> Duration {
     const ENOUGH: Duration = Duration::from_millis(10);
     let short = crate::probe::Options::default().first_lease;
     let (then, Ok(before)) = begun else { return short };
     std::thread::sleep(ENOUGH.saturating_sub(then.elapsed()));
     let Ok(now) = runtime.goids() else { return short };
-    let rate = now.saturating_sub(before) as f64 / then.elapsed().as_secs_f64();
+    let rate = now.saturating_sub(*before) as f64 / then.elapsed().as_secs_f64();
     if rate <= FEW { governor::STEADY_LEASE } else { short }
 }
 

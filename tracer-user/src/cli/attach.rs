@@ -67,7 +67,11 @@ fn again(args: &AttachArgs, options: Options) -> Option<(Watcher, Export)> {
             // A program that has just begun may not have a runtime yet.
             Err(_) if begun.elapsed() < PATIENCE => std::thread::sleep(RETRY),
             Err(Failure { message, .. }) => {
-                eprintln!("the program that process {} has become is not watched: {}", args.pid, printable(&message));
+                eprintln!(
+                    "the program that process {} has become is not watched: {}",
+                    args.pid,
+                    printable(&message)
+                );
                 return None;
             }
         }

@@ -96,7 +96,10 @@ fn mode(tier: u32, from: Mode, to: Mode, numbers: &Numbers) -> Told {
         ),
         Mode::Windows => (
             "demoted",
-            format!("no longer observed one by one, only in sampling windows: {subject}; {}", reckon(numbers)),
+            format!(
+                "no longer observed one by one, only in sampling windows: {subject}; {}",
+                reckon(numbers)
+            ),
         ),
         Mode::Off => (
             "demoted",

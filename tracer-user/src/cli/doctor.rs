@@ -43,7 +43,11 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
     let calibration = calibrate::result();
     host.push(match &calibration {
         Ok(measured) => Check::new("cost of a probe", true, cost::calibrated(measured)),
-        Err(why) => Check::new("cost of a probe", false, format!("not measured, so rather too much is assumed: {why}")),
+        Err(why) => Check::new(
+            "cost of a probe",
+            false,
+            format!("not measured, so rather too much is assumed: {why}"),
+        ),
     });
     let process = args.pid.map(|pid| process(pid, &kernel)).transpose()?;
     match args.format {

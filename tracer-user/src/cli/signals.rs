@@ -1,7 +1,7 @@
 //! Ctrl-C: the first takes the probes off at once and lets the command end in order, the second ends it.
 
-use std::sync::{Arc, Mutex, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use gotrail::probe::Detacher;
 use tokio::signal::unix::{SignalKind, signal};

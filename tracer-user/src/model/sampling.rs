@@ -72,7 +72,8 @@ impl Sampling {
 /// The 97.5 % quantile of Student's distribution.
 fn student(freedom: u64) -> f64 {
     const TABLE: [f64; 15] = [
-        12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131,
+        12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145,
+        2.131,
     ];
     let nth = usize::try_from(freedom.saturating_sub(1)).unwrap_or(usize::MAX);
     // Beyond the table: the first term of the expansion around the normal distribution, within 0.2 %.

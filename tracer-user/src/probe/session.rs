@@ -232,11 +232,8 @@ impl Session {
         let changed = gone.iter().any(|site| site.probe.tier() == TIER_T1);
         self.plan.sites = kept;
         self.taken_off.extend(gone);
-        let lost = probes.iter().map(|probe| Unavailable {
-            probe: *probe,
-            why: TAKEN_OFF.to_owned(),
-            lost: true,
-        });
+        let lost =
+            probes.iter().map(|probe| Unavailable { probe: *probe, why: TAKEN_OFF.to_owned(), lost: true });
         self.plan.unavailable.extend(lost);
         if !changed || self.links.tiers() & TIER_T1 == 0 {
             return Ok(());

@@ -59,7 +59,8 @@ impl Governor {
 
     /// Takes in a look, without deciding.
     pub(super) fn note(&mut self, look: &Look<'_>) {
-        let (then, cpu_then) = self.last.replace((look.at_ns, look.cpu_ns)).unwrap_or((look.at_ns, look.cpu_ns));
+        let (then, cpu_then) =
+            self.last.replace((look.at_ns, look.cpu_ns)).unwrap_or((look.at_ns, look.cpu_ns));
         let took = look.at_ns.saturating_sub(then);
         let mut new: Vec<(Probe, u64, u64)> = Vec::with_capacity(look.hits.len());
         for &(probe, hits) in look.hits {

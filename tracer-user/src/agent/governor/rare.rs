@@ -80,6 +80,9 @@ impl Rare {
             let after = BACK_AFTER.saturating_mul(1 << out.times.min(16)).min(BACK_AT_LATEST);
             *out = Out { times: out.times + 1, until_ns: now_ns.saturating_add(after), back: false };
         }
-        steps.push(Step::TakeOff { probes, numbers: numbers(hits as f64 / seconds, whole, purse.cpus(), purse) });
+        steps.push(Step::TakeOff {
+            probes,
+            numbers: numbers(hits as f64 / seconds, whole, purse.cpus(), purse),
+        });
     }
 }

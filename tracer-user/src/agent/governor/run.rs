@@ -112,9 +112,8 @@ impl Running {
         }));
         let worker = Worker::new(subject, costs, sender, Arc::clone(&ledger));
         let stopped = Arc::clone(&stop);
-        let thread = std::thread::Builder::new()
-            .name("governor".to_owned())
-            .spawn(move || worker.run(&stopped))?;
+        let thread =
+            std::thread::Builder::new().name("governor".to_owned()).spawn(move || worker.run(&stopped))?;
         Ok(Self { stop, ledger, steps, thread: Some(thread) })
     }
 
@@ -169,7 +168,12 @@ impl Worker {
             None => [TIER_T2]
                 .into_iter()
                 .filter(|tier| subject.detacher.tiers() & tier != 0)
-                .map(|tier| Rule { tier, stays: true, windows: false, sites: subject.plan.tier(tier).count() })
+                .map(|tier| Rule {
+                    tier,
+                    stays: true,
+                    windows: false,
+                    sites: subject.plan.tier(tier).count(),
+                })
                 .collect(),
         };
         let dear_tiers = rules.iter().fold(0, |sum, rule| sum | rule.tier);
@@ -410,4 +414,3 @@ impl Worker {
         self.publish();
     }
 }
-

@@ -108,10 +108,10 @@ impl World {
         let cpu = load.cpus * TICK as f64;
         let work = cpu / (1.0 + lost) / 1e9;
         let mut spent = 0.0;
-        for i in 0..2 {
+        for (i, demand) in demand.into_iter().enumerate() {
             if self.kept[i].on {
-                self.hits[i] += demand[i] * work;
-                spent += demand[i] * work * HIT as f64;
+                self.hits[i] += demand * work;
+                spent += demand * work * HIT as f64;
             }
         }
         if !self.rare_off {
@@ -132,9 +132,8 @@ impl World {
 
     /// The keeper: orders that are due, and deadlines.
     fn keep(&mut self) {
-        for i in 0..2 {
+        for (i, (tier, _)) in TIERS.into_iter().enumerate() {
             let mut kept = self.kept[i];
-            let tier = TIERS[i].0;
             if let Some((at, until)) = kept.order
                 && at <= self.now
             {
@@ -224,11 +223,15 @@ impl World {
     }
 
     fn stretches(&self, tier: u32) -> Vec<&Stretch> {
-        let of = |step| match step {
-            &Step::Ended(ref stretch) if stretch.tier == tier => Some(stretch),
-            _ => None,
-        };
-        self.steps.iter().filter_map(of).collect()
+        let mut stretches = Vec::new();
+        for step in &self.steps {
+            if let Step::Ended(stretch) = step
+                && stretch.tier == tier
+            {
+                stretches.push(stretch);
+            }
+        }
+        stretches
     }
 }
 
@@ -305,9 +308,8 @@ fn cost_1_switches_are_had_in_bursts_only() {
 fn cost_1_panics_that_are_daily_business_are_taken_off_and_tried_again() {
     let mut world = World::new(&[TIER_T2], true);
     run(&mut world, 25.0, Load { cpus: 1.0, rare: 200_000.0, lifetimes: 500.0, ..Load::default() });
-    let taken = |world: &World| {
-        world.steps.iter().filter(|step| matches!(step, Step::TakeOff { .. })).count()
-    };
+    let taken =
+        |world: &World| world.steps.iter().filter(|step| matches!(step, Step::TakeOff { .. })).count();
     assert_eq!(taken(&world), 1);
     run(&mut world, 20.0, Load { cpus: 1.0, lifetimes: 500.0, ..Load::default() });
     assert!(world.steps.iter().any(|step| matches!(step, Step::PutBack { .. })));

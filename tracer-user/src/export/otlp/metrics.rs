@@ -299,11 +299,13 @@ const HITS: Kind = ("gotrail.probe.hits", "{hit}", "Executions of probes past th
 const DELIVERED: Kind = ("gotrail.probe.delivered", "{event}", "Events delivered by probes.");
 const LOST: Kind = ("gotrail.probe.lost", "{event}", "Probe hits without an event.");
 const GAPS: Kind = ("gotrail.probe.gaps", "{event}", "Events missing from the stream's numbering.");
-const COST: Kind =
-    ("gotrail.probe.cost", "s", "CPU time that probes cost the process since attach, predicted by their hits.");
+const COST: Kind = (
+    "gotrail.probe.cost",
+    "s",
+    "CPU time that probes cost the process since attach, predicted by their hits.",
+);
 const TARGET_CPU: Kind = ("gotrail.target.cpu.time", "s", "CPU time that the process used since attach.");
-const BUDGET: Kind =
-    ("gotrail.probe.budget", "1", "Share of the process's CPU time that probes may cost.");
+const BUDGET: Kind = ("gotrail.probe.budget", "1", "Share of the process's CPU time that probes may cost.");
 const STEPS: Kind =
     ("gotrail.governor.steps", "{step}", "Decisions of the governor of the probes' cost since attach.");
 const TIER_MODE: Kind =

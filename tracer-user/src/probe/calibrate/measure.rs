@@ -18,8 +18,8 @@ use super::loops::{Function, G_REGISTER, REQUEST, layout};
 use super::{Calibration, VERB};
 use crate::probe::config::Wire;
 use crate::probe::error::ProbeError;
-use crate::probe::kernel::{Kernel, Links};
 use crate::probe::keeper::{Site, create};
+use crate::probe::kernel::{Kernel, Links};
 use crate::probe::object::object;
 use crate::probe::session::pid_namespace;
 
@@ -57,7 +57,8 @@ pub(super) fn measure() -> Result<Calibration, ProbeError> {
         .load(object()?)
         .map_err(|e| error(&e))?;
     let mut program = |name: &str| -> Result<OwnedFd, ProbeError> {
-        let program = ebpf.program_mut(name).ok_or_else(|| failed(format!("no {name} in the eBPF object")))?;
+        let program =
+            ebpf.program_mut(name).ok_or_else(|| failed(format!("no {name} in the eBPF object")))?;
         let program: &mut UProbe = program.try_into().map_err(|e| error(&e))?;
         program.load().map_err(|e| error(&e))?;
         let fd = program.fd().map_err(|e| error(&e))?;
@@ -87,15 +88,13 @@ pub(super) fn measure() -> Result<Calibration, ProbeError> {
     let told = |e: std::io::Error| failed(format!("the child that is measured: {e}"));
     let begun = Instant::now();
     // While it is not watched, its hits end at once.
-    let (trap_ns, spread_ns) =
-        target.difference(Function::Plain, Function::Rare, CALLS).map_err(told)?;
+    let (trap_ns, spread_ns) = target.difference(Function::Plain, Function::Rare, CALLS).map_err(told)?;
     let (stepped_ns, _) =
         target.difference(Function::PlainStepped, Function::Stepped, STEPPED_CALLS).map_err(told)?;
     let map = ebpf.map_mut(MAP_PROCESSES).ok_or_else(|| failed(format!("no map {MAP_PROCESSES}")))?;
     let mut processes: HashMap<_, u32, Wire<ProcConfig>> = HashMap::try_from(map).map_err(|e| error(&e))?;
     processes.insert(&pid, &Wire(config()), 0).map_err(|e| error(&e))?;
-    let (record_ns, _) =
-        target.difference(Function::Plain, Function::Lifetimes, CALLS).map_err(told)?;
+    let (record_ns, _) = target.difference(Function::Plain, Function::Lifetimes, CALLS).map_err(told)?;
     let (stack_ns, _) = target.difference(Function::Plain, Function::Rare, CALLS).map_err(told)?;
     let took_ns = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
     drop(target);

@@ -312,8 +312,8 @@ impl Leases {
             .map_err(|e| failed(WHAT, e.to_string()))?;
         state.keeper = Some(Running { socket: ours, child, seen_ns: monotonic_ns() });
         // What the links will be made on: this file, and no other that may come to have its path.
-        let executable =
-            open(self.shared.target.exe_path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(error)?;
+        let executable = open(self.shared.target.exe_path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+            .map_err(error)?;
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| gone(pid))?;
         let target = pidfd_open(raw, PidfdFlags::empty()).map_err(|_| gone(pid))?;
         if !self.shared.target.is_same() {
@@ -366,8 +366,7 @@ impl State {
     fn hear(&self) -> Heard {
         let Some(running) = &self.keeper else { return Heard::Nothing };
         let mut bytes = [0; size_of::<Message>()];
-        let mut nothing = [MaybeUninit::uninit(); 0];
-        let mut control = RecvAncillaryBuffer::new(&mut nothing);
+        let mut control = RecvAncillaryBuffer::default();
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         match recvmsg(&running.socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
             Ok(message) if message.bytes == size_of::<Message>() => {

@@ -1,4 +1,4 @@
-//! One uprobe_multi link, made by bpf(2) itself: the keeper has no use for the rest of a BPF library.
+//! One `uprobe_multi` link, made by bpf(2) itself: the keeper has no use for the rest of a BPF library.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
@@ -9,7 +9,7 @@ use super::wire::Site;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_TRACE_UPROBE_MULTI: u32 = 48;
 
-/// The member of `union bpf_attr` that `BPF_LINK_CREATE` uses for uprobe_multi.
+/// The member of `union bpf_attr` that `BPF_LINK_CREATE` uses for `uprobe_multi`.
 #[repr(C)]
 struct LinkCreate {
     prog_fd: u32,

@@ -11,8 +11,8 @@ mod link;
 mod server;
 mod wire;
 
-pub use client::{Leases, Report};
 pub(super) use client::Program;
+pub use client::{Leases, Report};
 pub(super) use link::create;
 pub(super) use wire::Site;
 pub use wire::Why;

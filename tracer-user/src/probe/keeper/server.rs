@@ -16,9 +16,7 @@ use rustix::process::{Signal, getppid, set_parent_process_death_signal, setprior
 use rustix::thread::set_name;
 
 use super::link;
-use super::wire::{
-    BEGIN, END, KEPT, MAX_SITES, Message, OFF, ON, Order, PREPARE, REFUSED, RENEW, Site, Why,
-};
+use super::wire::{BEGIN, END, KEPT, MAX_SITES, Message, OFF, ON, Order, PREPARE, REFUSED, RENEW, Site, Why};
 use crate::memory::monotonic_ns;
 
 /// Tiers that a keeper serves at most.
