@@ -197,7 +197,7 @@ impl Session {
             let sites: Vec<&Site> = sites.iter().collect();
             links.push((tier, link(&mut ebpf, tier, &sites, target, kind, &kernel)?));
         }
-        if let Some(leases) = &leases {
+        if let Some(leases) = leases.as_ref().filter(|leases| leases.has(TIER_T2)) {
             leases.await_on(TIER_T2, KEEPER_STARTS_WITHIN)?;
             leases.renew(TIER_T2, options.first_lease);
         }
@@ -422,7 +422,8 @@ fn link(
     Ok(link)
 }
 
-/// Has a keeper for the tiers that are had by lease, and asks for the second one.
+/// Has a keeper for the tiers that are had by lease, and asks for the second one; the others come when they are asked
+/// for.
 fn lease(
     ebpf: &mut Ebpf,
     tiers: Vec<(u32, Vec<Site>)>,
@@ -440,7 +441,9 @@ fn lease(
         return Ok(None);
     }
     let leases = Leases::new(target, bias, kind == Links::MultiScoped, programs)?;
-    leases.begin(TIER_T2, first)?;
+    if leases.has(TIER_T2) {
+        leases.begin(TIER_T2, first)?;
+    }
     Ok(Some(leases))
 }
 

@@ -153,6 +153,12 @@ impl Leases {
         self.shared.tiers.iter().map(|(tier, sites)| (*tier, sites.len()))
     }
 
+    /// Whether a tier is had by lease.
+    #[must_use]
+    pub fn has(&self, tier: u32) -> bool {
+        self.shared.tiers.iter().any(|(known, _)| *known == tier)
+    }
+
     /// The tiers that are on, as far as was heard.
     #[must_use]
     pub fn on(&self) -> u32 {

@@ -310,9 +310,30 @@ fn metrics_have_their_conventional_names_units_and_kinds() {
         ("gotrail.stw.time", "s", 0.25),
         ("gotrail.findings", "{finding}", 2.0),
         ("gotrail.snapshot.duration", "s", 0.002),
+        ("gotrail.probe.cost", "s", 0.015),
+        ("gotrail.target.cpu.time", "s", 1.0),
+        ("gotrail.probe.budget", "1", 0.018),
+        ("gotrail.tier.observed.time", "s", 0.35),
     ] {
         assert_eq!(value(&all, name, unit), expected, "{name}");
     }
+    let labels = |name: &str, unit: &str, key: &str| -> Vec<(String, f64)> {
+        let points = points(&all, name, unit);
+        points.iter().map(|point| (words(&point.attributes, key).to_owned(), as_number(point))).collect()
+    };
+    let named = |name: &str, number: f64| (name.to_owned(), number);
+    assert_eq!(
+        labels("gotrail.tier.mode", "1", "gotrail.tier.mode"),
+        [named("steady", 0.0), named("windows", 1.0), named("off", 0.0)]
+    );
+    assert_eq!(
+        labels("gotrail.governor.steps", "{step}", "gotrail.governor.step"),
+        [named("to windows", 1.0), named("window", 7.0)]
+    );
+    assert_eq!(
+        labels("gotrail.goroutine.created.rate", "{goroutine}/s", "gotrail.estimate"),
+        [named("mean", 5_000.0), named("low", 4_000.0), named("high", 6_000.0)]
+    );
     assert!(!all.iter().any(|m| m.name == "go.memory.limit"), "there is no limit");
     let monotonic = |name: &str| match all.iter().find(|m| m.name == name).unwrap().data.as_ref().unwrap() {
         Data::Sum(sum) => sum.is_monotonic,
