@@ -2,8 +2,10 @@
 
 mod budget;
 mod executable;
+mod subject;
 mod watcher;
 
 pub use budget::{Demotion, TRAP_NS, trap_ns};
 pub use executable::understand;
+pub use subject::{CoreSubject, Subject, SubjectError};
 pub use watcher::{Notice, Options, Summary, WatchError, Watcher};

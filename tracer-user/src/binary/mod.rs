@@ -23,7 +23,7 @@ pub use code::Cost;
 pub(crate) use code::code_holds;
 pub use error::BinaryError;
 pub use globals::Globals;
-pub use image::{Architecture, Image};
+pub use image::{Architecture, Image, build_id_in};
 pub use itabs::Itab;
 pub use layout::{Layout, LayoutError, LayoutSource};
 pub use read::{Build, GoBinary, Program};

@@ -1,9 +1,10 @@
 //! Arguments. Types of the argument parser end in this module's functions.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use gotrail::agent::Options;
+use gotrail::agent::{Options, Subject};
 use gotrail::detect::Thresholds;
 
 use super::failure::{Failure, USAGE};
@@ -24,9 +25,9 @@ pub(crate) enum Command {
         after_help = "Examples:\n  gotrail attach 4711\n  gotrail attach 4711 --for 60s --format json\n  gotrail attach 4711 --otlp http://127.0.0.1:4318\n\nExit codes: 0 done (also when the process ends meanwhile), 2 usage, 3 not a Go process or not\nsupported, 4 not permitted, 5 the process was gone before attach, 6 a backend took nothing of\nwhat was to be exported."
     )]
     Attach(AttachArgs),
-    /// Print every goroutine of a process, with its stack, without stopping it
+    /// Print every goroutine of a process, with its stack, without stopping it; or of a core file
     #[command(
-        after_help = "Examples:\n  gotrail dump 4711\n  gotrail dump 4711 --group --filter 'reason=chan receive,age>=30s'\n  gotrail dump 4711 --waits\n  gotrail dump 4711 --filter 'func=net/http.(*conn)' --format json\n  gotrail dump 4711 --format pprof > goroutines.pb && go tool pprof -http : goroutines.pb\n  gotrail dump 4711 --format folded | flamegraph.pl > goroutines.svg"
+        after_help = "Examples:\n  gotrail dump 4711\n  gotrail dump 4711 --group --filter 'reason=chan receive,age>=30s'\n  gotrail dump 4711 --waits\n  gotrail dump 4711 --filter 'func=net/http.(*conn)' --format json\n  gotrail dump 4711 --format pprof > goroutines.pb && go tool pprof -http : goroutines.pb\n  gotrail dump 4711 --format folded | flamegraph.pl > goroutines.svg\n  gotrail dump core.4711 --binary ./server"
     )]
     Dump(DumpArgs),
     /// List the Go processes of this host
@@ -145,6 +146,24 @@ fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// What a reading command reads.
+#[derive(Debug, Args)]
+pub(crate) struct SubjectArgs {
+    /// Process to read, or the core file of one
+    #[arg(value_name = "PID|CORE")]
+    subject: String,
+    /// The executable of a core file's process; without it, the one that it ran, if that is still there
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+}
+
+impl SubjectArgs {
+    /// The process, or the core file with its executable.
+    pub(crate) fn find(&self) -> Result<Subject, Failure> {
+        Ok(Subject::find(&self.subject, self.binary.as_deref())?)
+    }
+}
+
 /// Forms of `gotrail dump`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DumpFormat {
@@ -160,8 +179,8 @@ pub(crate) enum DumpFormat {
 
 #[derive(Debug, Args)]
 pub(crate) struct DumpArgs {
-    /// Process to read
-    pub(crate) pid: u32,
+    #[command(flatten)]
+    pub(crate) subject: SubjectArgs,
     /// Form of the answer
     #[arg(long, value_enum, default_value_t = DumpFormat::Human)]
     pub(crate) format: DumpFormat,

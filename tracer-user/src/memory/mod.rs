@@ -1,7 +1,8 @@
-//! Reading a live Go process from outside: goroutines, stacks, scheduler and GC figures. Reads only: the
-//! target is never stopped, written to or probed.
+//! Reading a Go process from outside, live or from its core file: goroutines, stacks, scheduler and GC figures.
+//! Reads only: the target is never stopped, written to or probed.
 
 mod check;
+mod core_file;
 mod details;
 mod figures;
 mod goroutine;
@@ -14,10 +15,13 @@ mod reader;
 mod runtime;
 mod semaphore;
 mod snapshot;
+mod source;
 mod stack;
+mod stopped;
 mod symbolizer;
 mod wait;
 
+pub use core_file::CoreMemory;
 pub use details::{Details, Want};
 pub use figures::Figures;
 pub use goroutine::{Goroutine, Park, Status};
@@ -28,6 +32,7 @@ pub use lock::{Lock, LockState};
 pub use reader::{ReadError, Reader};
 pub use runtime::{Runtime, RuntimeError};
 pub use snapshot::Snapshot;
+pub use source::Source;
 pub use stack::{Pc, Stack};
 pub use symbolizer::Symbolizer;
 pub use wait::{Case, Channel, Direction, MAX_CASES, Target, Wait};

@@ -1,4 +1,4 @@
-//! What memory is read from: a live process, or a fake in tests.
+//! What memory is read from: a live process, a core file, or a fake in tests.
 
 /// Why a read failed.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -17,6 +17,12 @@ pub enum ReadError {
     /// Nothing is mapped there.
     #[error("nothing is mapped at {address:#x}")]
     Fault {
+        /// The address.
+        address: u64,
+    },
+    /// Something was mapped there, but the core file does not hold it.
+    #[error("the core file does not hold the memory at {address:#x}")]
+    NotInCore {
         /// The address.
         address: u64,
     },

@@ -23,7 +23,7 @@ const LONG_STACKS: u64 = 1 << 34;
 /// torn); the process ran on meanwhile, so two may be from moments apart.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// When it was begun, `CLOCK_MONOTONIC` ns.
+    /// When it was begun, `CLOCK_MONOTONIC` ns; of a core file as [`Runtime::now_ns`].
     pub taken_ns: u64,
     /// How long it took, ns.
     pub took_ns: u64,
@@ -71,7 +71,7 @@ impl<R: Reader> Runtime<'_, R> {
     /// # Errors
     /// As [`Runtime::snapshot`].
     pub fn snapshot_with(&self, want: Want) -> Result<(Snapshot, Details), RuntimeError> {
-        let taken_ns = monotonic_ns();
+        let (taken_ns, begun_ns) = (self.now_ns(), monotonic_ns());
         let size = self.binary.layout().g.size as usize;
         let (at, len, _) = self.slice(self.binary.globals().allgs)?;
         let addresses = self.pointers(at, len)?;
@@ -108,7 +108,7 @@ impl<R: Reader> Runtime<'_, R> {
         goroutines.dedup_by_key(|g| g.goid);
         let torn = goroutines.iter().filter(|g| g.torn).count();
         let figures = self.figures()?;
-        let took_ns = monotonic_ns() - taken_ns;
+        let took_ns = monotonic_ns() - begun_ns;
         Ok((Snapshot { taken_ns, took_ns, goroutines, torn, unread, figures }, details))
     }
 

@@ -1,6 +1,7 @@
 //! Processes: finding one, telling it from another, and noticing its end. Knows nothing of Go layouts.
 
 mod container;
+mod core_file;
 mod exit;
 mod files;
 mod identity;
@@ -8,6 +9,10 @@ mod limits;
 mod maps;
 
 pub use container::{Container, container_of};
+pub use core_file::{
+    CoreError, CoreFile, CoreProcess, CoreSegment, CoreSignal, CoreThread, Cut, FileMapping, Machine,
+    Registers, is_core,
+};
 pub use exit::{Exit, Watch, signal_name};
 pub use files::{debug_file, mapped_libraries, read_file, read_library};
 pub use identity::{Identity, Look, Target, TargetError, process_ids};

@@ -1,9 +1,9 @@
 //! The dump as JSON: documented, stable names.
 
 use std::collections::HashMap;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use gotrail::memory::{Case, Direction, Goroutine, Labels, Pc, Symbolizer, Target, Wait, monotonic_ns};
+use gotrail::memory::{Case, Direction, Goroutine, Labels, Pc, Symbolizer, Target, Wait};
 use serde_json::{Map, Value, json};
 
 use super::super::args::DumpArgs;
@@ -16,10 +16,10 @@ pub(super) fn of(dump: &Dump<'_>, args: &DumpArgs, symbolizer: &mut Symbolizer) 
     let (binary, snapshot) = (dump.runtime.binary(), dump.snapshot);
     let mut document = json!({
         "schema": "gotrail.dump/1",
-        "pid": dump.target.pid(),
+        "pid": dump.subject.pid(),
         "go_version": binary.version().to_string(),
         "layout_source": binary.layout_source().to_string(),
-        "taken_at": json::wall(snapshot.taken_ns),
+        "taken_at": wall(dump, snapshot.taken_ns),
         "took_ns": snapshot.took_ns,
         "torn": snapshot.torn,
         "unread": snapshot.unread,
@@ -130,8 +130,8 @@ fn wait(dump: &Dump<'_>, wait: &Wait, waiting: &HashMap<Target, usize>) -> Value
         Wait::Cond(address) => at("cond", *address, Target::Cond),
         Wait::Sleep { until_ns } => json!({
             "kind": "sleep",
-            "until": until_ns.and_then(future),
-            "remaining_ns": until_ns.map(|at| at.saturating_sub(monotonic_ns())),
+            "until": until_ns.and_then(|at| future(dump, at)),
+            "remaining_ns": until_ns.map(|at| at.saturating_sub(dump.runtime.now_ns())),
         }),
         Wait::Forever => json!({ "kind": "forever" }),
         Wait::Unread => json!({ "kind": "unread" }),
@@ -155,12 +155,17 @@ pub(super) fn hex(address: u64) -> String {
     format!("{address:#x}")
 }
 
-/// Wall time of a `CLOCK_MONOTONIC` time to come; `None` for one that no calendar has: a sleep for ever.
-fn future(at_ns: u64) -> Option<String> {
-    const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
-    let left = Duration::from_nanos(at_ns.saturating_sub(monotonic_ns()));
-    let at = SystemTime::now().checked_add(left).filter(|_| left < CENTURY)?;
+/// Wall time of a `CLOCK_MONOTONIC` time; `None` where that can't be known.
+fn wall(dump: &Dump<'_>, at_ns: u64) -> Option<String> {
+    let at = dump.runtime.wall(at_ns).filter(|_| at_ns != 0)?;
     Some(humantime::format_rfc3339_millis(at).to_string())
+}
+
+/// The same of a time to come; `None` for one that no calendar has: a sleep for ever.
+fn future(dump: &Dump<'_>, at_ns: u64) -> Option<String> {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
+    let left = Duration::from_nanos(at_ns.saturating_sub(dump.runtime.now_ns()));
+    (left < CENTURY).then(|| wall(dump, at_ns)).flatten()
 }
 
 /// A goroutine's labels as an object, an empty one if it has none; `null` if they were not, or could not be, read.

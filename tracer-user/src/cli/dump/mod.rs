@@ -10,9 +10,8 @@ mod waits;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use gotrail::agent::understand;
+use gotrail::agent::Subject;
 use gotrail::memory::{Details, Goroutine, Runtime, Snapshot, Symbolizer, Want};
-use gotrail::target::Target;
 use gotrail::text::duration;
 
 use super::args::{DumpArgs, DumpFormat};
@@ -21,7 +20,7 @@ use filter::Filter;
 
 /// What was read, and which of it is to be shown.
 pub(super) struct Dump<'a> {
-    target: &'a Target,
+    subject: &'a Subject,
     runtime: &'a Runtime<'a>,
     snapshot: &'a Snapshot,
     details: &'a Details,
@@ -68,9 +67,9 @@ impl Dump<'_> {
 pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
     let filter = Filter::parse(&args.filter)?;
     check(args)?;
-    let target = Target::open(args.pid)?;
-    let binary = understand(&target)?;
-    let runtime = Runtime::open(&target, &binary)?;
+    let subject = args.subject.find()?;
+    let binary = subject.understand()?;
+    let runtime = subject.runtime(&binary)?;
     let is_traceback = args.format == DumpFormat::Human && !args.group && !args.waits;
     let want = Want {
         waits: args.waits || args.format == DumpFormat::Json,
@@ -79,7 +78,7 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
     };
     let (snapshot, details) = runtime.snapshot_with(want)?;
     let mut dump = Dump {
-        target: &target,
+        subject: &subject,
         runtime: &runtime,
         snapshot: &snapshot,
         details: &details,

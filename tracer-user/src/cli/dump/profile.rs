@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use gotrail::binary::Frame;
 use gotrail::export::pprof::{Goroutines, Mapping};
-use gotrail::memory::{Symbolizer, monotonic_ns};
+use gotrail::memory::Symbolizer;
 use gotrail::text::printable;
 
 use super::Dump;
@@ -38,7 +38,7 @@ pub(super) fn folded(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> String {
 /// A profile as of `runtime/pprof`'s "goroutine", with state, wait reason and labels of each.
 pub(super) fn pprof(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> Vec<u8> {
     let (binary, bias) = (dump.runtime.binary(), dump.runtime.bias());
-    let file = std::fs::read_link(dump.target.exe_path()).unwrap_or_else(|_| dump.target.exe_path());
+    let file = dump.subject.executable();
     let (text, etext) = binary.text();
     let mapping = Mapping {
         memory: (text.wrapping_add(bias), etext.wrapping_add(bias)),
@@ -46,9 +46,8 @@ pub(super) fn pprof(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> Vec<u8> {
         file: &file.to_string_lossy(),
         build_id: binary.image().gnu_build_id().unwrap_or_default(),
     };
-    let ago = monotonic_ns().saturating_sub(dump.snapshot.taken_ns);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos());
-    let taken = i64::try_from(now.saturating_sub(u128::from(ago))).unwrap_or(0);
+    let taken = dump.runtime.wall(dump.snapshot.taken_ns).and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let taken = taken.and_then(|since| i64::try_from(since.as_nanos()).ok()).unwrap_or(0);
     let mut goroutines = Goroutines::new(taken, &mapping);
     for g in &dump.shown {
         let frames: Vec<(u64, Arc<[Frame]>)> = g

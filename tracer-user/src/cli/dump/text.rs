@@ -1,7 +1,7 @@
 //! The text of a Go traceback, for people and for tools that read one.
 
 use gotrail::binary::Frame;
-use gotrail::memory::{Goroutine, Pc, Status, Symbolizer, monotonic_ns};
+use gotrail::memory::{Goroutine, Pc, Status, Symbolizer};
 use gotrail::text::printable;
 
 use super::Dump;
@@ -75,7 +75,7 @@ fn header(dump: &Dump<'_>, g: &Goroutine) -> String {
     let minutes = if g.wait_since_ns == 0 {
         0
     } else {
-        monotonic_ns().saturating_sub(g.wait_since_ns) / 60_000_000_000
+        dump.runtime.now_ns().saturating_sub(g.wait_since_ns) / 60_000_000_000
     };
     if minutes >= 1 {
         text.push_str(&format!(", {minutes} minutes"));

@@ -1,0 +1,1 @@
+//! Core files that are made here.
