@@ -113,6 +113,7 @@ impl<'a> Runtime<'a> {
         runtime.self_check()?;
         let mut stopped = runtime.last_moment()?;
         stopped.threads = core.threads().iter().map(|thread| (thread.id, thread.registers)).collect();
+        stopped.crash = core.signal().and_then(|signal| Some((signal, core.threads().first()?.id)));
         runtime.stopped = Some(stopped);
         Ok(runtime)
     }
