@@ -11,7 +11,7 @@ use std::ops::Range;
 use super::goroutine::{Goroutine, Status};
 use super::reader::{Reader, field, u64_at};
 use super::runtime::{Runtime, RuntimeError};
-use super::stack::{End, Reached, Stack, StackCopy, Unwinder};
+use super::stack::{End, MAX_DEPTH, Reached, Stack, StackCopy, Unwinder};
 use crate::binary::Architecture;
 use crate::target::{CoreSignal, Registers};
 
@@ -157,7 +157,9 @@ impl<R: Reader> Runtime<'_, R> {
             let copy = self.copy_from(at.sp, thread.end(on));
             let copy = StackCopy { start: at.sp, bytes: &copy };
             let (part, end, reached) = unwinder.unwind_thread(at, on != On::Goroutine, &copy);
-            stack.pcs.extend(part.pcs);
+            let room = MAX_DEPTH - stack.pcs.len();
+            stack.truncated |= part.pcs.len() > room;
+            stack.pcs.extend(part.pcs.into_iter().take(room));
             stack.truncated |= part.truncated || end != End::Complete && on == On::Goroutine;
             if on == On::Goroutine || end == End::TooDeep {
                 return stack;

@@ -23,10 +23,10 @@ pub(super) struct Stopped {
 }
 
 impl<R: Reader> Runtime<'_, R> {
-    /// Whether the process does not run: its memory is that of a core file.
+    /// Whether the process runs; else its memory is that of a core file.
     #[must_use]
-    pub const fn is_stopped(&self) -> bool {
-        self.stopped.is_some()
+    pub const fn is_live(&self) -> bool {
+        self.stopped.is_none()
     }
 
     /// Now, in `CLOCK_MONOTONIC` ns; in a core file the latest time that the runtime itself has written down, which
