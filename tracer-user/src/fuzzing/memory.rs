@@ -10,6 +10,7 @@ use crate::binary::GoBinary;
 use crate::memory::{
     Details, MAX_CASES, MAX_LABELS, ReadError, Reader, Runtime, Symbolizer, Target, Wait, Want,
 };
+use crate::target::Registers;
 
 /// Where the executable is loaded.
 const BIAS: u64 = 0x1_0000;
@@ -31,6 +32,8 @@ const STACK_SIZE: u64 = 0x2000;
 /// A waiter, a channel and labels of each goroutine.
 const WAIT_SIZE: u64 = 0x300;
 const COUNTS: (u64, u64, u64) = (40, 5, 3);
+/// The number of the first thread.
+const THREAD: u64 = 100;
 /// Reads that one look at a process of this size may take, with everything in it a lie.
 const MOST_READS: u64 = 4_000_000;
 
@@ -140,8 +143,10 @@ impl<'a> Honest<'a> {
             for (offset, value) in [
                 (layout.m.g0, GS + index * G_STRIDE),
                 (layout.m.alllink, next),
-                (layout.m.procid, 100 + index),
-                (layout.m.curg, GS + (ms + index) * G_STRIDE),
+                (layout.m.procid, THREAD + index),
+                (layout.m.gsignal, GS + (ms + index) * G_STRIDE),
+                // The first one runs.
+                (layout.m.curg, GS + (2 * ms + index) * G_STRIDE),
             ] {
                 memory.put(m + u64::from(offset), value);
             }
@@ -256,7 +261,24 @@ pub fn memory(process: &Honest<'_>, input: &[u8]) {
         };
         memory.lies.push(Lie { address: address & !7, value, since });
     }
-    look(&Runtime::over(memory, binary, BIAS), input.is_empty());
+    look(&Runtime::over(memory, binary, BIAS, &registers(binary)), input.is_empty());
+}
+
+/// Threads on the stacks of goroutine, runtime and signal handler, and elsewhere, between the functions that lead from
+/// one to the other.
+fn registers(binary: &GoBinary) -> Vec<(u32, Registers)> {
+    const BETWEEN: [&str; 4] =
+        ["runtime.sigtramp", "runtime.systemstack", "runtime.mcall", "runtime.morestack"];
+    let between = binary.symbols().find(binary.image(), BETWEEN);
+    let (_, ms, _) = COUNTS;
+    (0..ms)
+        .map(|index| {
+            let g = [2 * ms, ms, 0, ms, 0][index as usize % 5] + index;
+            let pc = between[index as usize % 4].map_or(0, |f| f.entry.wrapping_add(BIAS).wrapping_add(16));
+            let sp = STACKS + g * STACK_SIZE + 0x40 * (index + 1);
+            ((THREAD + index) as u32, Registers { pc, sp, link: Some(pc) })
+        })
+        .collect()
 }
 
 fn look(runtime: &Runtime<'_, Lies<'_>>, honest: bool) {

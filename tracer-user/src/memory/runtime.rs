@@ -8,6 +8,8 @@ use super::reader::{ReadError, Reader};
 use super::source::Source;
 use super::stopped::Stopped;
 use crate::binary::{Architecture, GoBinary};
+#[cfg(feature = "fuzzing")]
+use crate::target::Registers;
 use crate::target::{CoreFile, Machine, Mapping, Target, TargetError, executable_mappings};
 
 /// Most goroutines, or Ps, that are read: what is held of them stays below a gigabyte.
@@ -85,7 +87,7 @@ impl<'a> Runtime<'a> {
     /// Joins a process and its executable again, with the bias of an earlier [`Runtime::open`], whose check
     /// holds as long as the process is the same.
     #[must_use]
-    pub const fn reopen(pid: u32, binary: &'a GoBinary, bias: u64) -> Self {
+    pub fn reopen(pid: u32, binary: &'a GoBinary, bias: u64) -> Self {
         Self { pid, memory: Source::Live(LiveMemory::new(pid)), binary, bias, stopped: None }
     }
 
@@ -109,10 +111,12 @@ impl<'a> Runtime<'a> {
         let mappings = core_mappings(core, binary);
         let bias = load_bias(&mappings, binary).map_err(error)?;
         let memory = CoreMemory::new(Arc::clone(core), binary.image().clone(), mappings);
-        let mut runtime = Self { pid, memory: Source::Core(memory), binary, bias, stopped: None };
+        let stopped = Some(Stopped::default());
+        let mut runtime = Self { pid, memory: Source::Core(memory), binary, bias, stopped };
         runtime.self_check()?;
         let mut stopped = runtime.last_moment()?;
         stopped.threads = core.threads().iter().map(|thread| (thread.id, thread.registers)).collect();
+        stopped.crash = core.signal().and_then(|signal| Some((signal, core.threads().first()?.id)));
         runtime.stopped = Some(stopped);
         Ok(runtime)
     }
@@ -120,9 +124,10 @@ impl<'a> Runtime<'a> {
 
 #[cfg(feature = "fuzzing")]
 impl<'a, R: Reader> Runtime<'a, R> {
-    /// A runtime in any memory, not checked.
-    pub(crate) const fn over(memory: R, binary: &'a GoBinary, bias: u64) -> Self {
-        Self { pid: 0, memory, binary, bias, stopped: None }
+    /// A runtime in any memory, not checked, with some threads' registers as a core file has them.
+    pub(crate) fn over(memory: R, binary: &'a GoBinary, bias: u64, threads: &[(u32, Registers)]) -> Self {
+        let stopped = Stopped { threads: threads.iter().copied().collect(), ..Stopped::default() };
+        Self { pid: 0, memory, binary, bias, stopped: Some(stopped) }
     }
 
     /// The check of [`Runtime::open`].

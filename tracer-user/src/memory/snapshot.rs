@@ -103,6 +103,7 @@ impl<R: Reader> Runtime<'_, R> {
         for g in &mut goroutines {
             g.parked_by_ns = cycles.parked_by(g.wait_since_ns);
         }
+        self.fill_running(&mut goroutines, &mut unwinder)?;
         goroutines.sort_by_key(|g| g.goid);
         // A goroutine that ended, and one that got its g structure, may both be there.
         goroutines.dedup_by_key(|g| g.goid);

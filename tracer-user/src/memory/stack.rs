@@ -1,10 +1,11 @@
-//! Unwinding a goroutine that is not running, from a copy of its stack.
+//! Unwinding a goroutine that is not running, or a thread that does not run any more, from a copy of its stack.
 
 use std::collections::HashMap;
 use std::ops::Range;
 
 use super::reader::u64_at;
 use crate::binary::{Architecture, GoBinary, Steps};
+use crate::target::Registers;
 
 /// Deepest stack that is unwound; the rest is left out and said so.
 pub(super) const MAX_DEPTH: usize = 256;
@@ -46,6 +47,43 @@ struct Step {
     top: bool,
     /// The frame below was interrupted, not called: its address is exact.
     interrupts: bool,
+    /// What it means on a stack that is not a goroutine's.
+    role: Role,
+}
+
+/// What a function does between the stacks of a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// Nothing.
+    None,
+    /// It went from the goroutine's stack to the system stack.
+    Switch,
+    /// The kernel called it for a signal.
+    SignalHandler,
+}
+
+impl Role {
+    fn of(name: &str) -> Self {
+        match name {
+            "runtime.systemstack" | "runtime.mcall" | "runtime.morestack" => Self::Switch,
+            "runtime.sigtramp" | "runtime.cgoSigtramp" => Self::SignalHandler,
+            _ => Self::None,
+        }
+    }
+}
+
+/// Where the unwinding of a thread's stack ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reached {
+    /// At a function that went there from the goroutine's stack.
+    Switch,
+    /// At the handler of a signal: where the kernel's frame is.
+    SignalFrame {
+        /// Its address.
+        at: u64,
+    },
+    /// Elsewhere.
+    Other,
 }
 
 /// Unwinds by the function table's frame sizes, as the runtime's own tracebacks do; remembers each address.
@@ -136,6 +174,42 @@ impl<'a> Unwinder<'a> {
         }
     }
 
+    /// Unwinds a thread from its registers, along one of its stacks. Only where that is none of a goroutine it may
+    /// end between two of them.
+    pub(super) fn unwind_thread(
+        &mut self,
+        registers: Registers,
+        on_system: bool,
+        copy: &StackCopy<'_>,
+    ) -> (Stack, End, Reached) {
+        let mut stack = Stack::default();
+        let mut cursor = Cursor::new(registers.pc, registers.sp, true);
+        cursor.link = registers.link;
+        loop {
+            if stack.pcs.len() == MAX_DEPTH || self.left == 0 {
+                stack.truncated = true;
+                return (stack, End::TooDeep, Reached::Other);
+            }
+            let (address, exact) = (cursor.pc.wrapping_sub(self.bias), cursor.exact);
+            let step = self.step(address).filter(|_| on_system);
+            let reached = match step.map(|step| (step.role, step.frame_size)) {
+                Some((Role::Switch, _)) => Some(Reached::Switch),
+                Some((Role::SignalHandler, size)) => {
+                    Some(Reached::SignalFrame { at: cursor.sp.wrapping_add(size) })
+                }
+                _ => None,
+            };
+            let end = if reached.is_some() { Some(End::Complete) } else { self.advance(&mut cursor, copy) };
+            if end != Some(End::Lost) {
+                stack.pcs.push(Pc { address, exact });
+                self.left -= 1;
+            }
+            if let Some(end) = end {
+                return (stack, end, reached.unwrap_or(Reached::Other));
+            }
+        }
+    }
+
     /// The frames around the first one of a function that `wanted` accepts by name, among the `most` innermost:
     /// from its own lowest address to the end of the frame that called it, where its arguments are kept.
     pub(super) fn find(
@@ -174,6 +248,10 @@ impl<'a> Unwinder<'a> {
                 let slot = cursor.sp.wrapping_add(step.frame_size);
                 cursor.sp = slot.wrapping_add(8);
                 copy.word(slot)
+            }
+            // A thread's own link register, in a function that has not saved it.
+            Architecture::Arm64 if cursor.innermost && cursor.link.is_some() && step.frame_size == 0 => {
+                cursor.link
             }
             // Has not run yet: what it would return to is in g.sched.lr, and is goexit.
             Architecture::Arm64 if cursor.innermost && step.at_entry => Some(0),
@@ -216,6 +294,7 @@ impl<'a> Unwinder<'a> {
                 frame_size: symbols.frame_size_within(image, address, steps)?,
                 at_entry: function.entry == address,
                 top: symbols.is_top(image, function),
+                role: Role::of(name),
                 interrupts: matches!(name, "runtime.asyncPreempt" | "runtime.sigpanic"),
             })
         })

@@ -6,13 +6,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::monotonic_ns;
 use super::reader::{Reader, field, u64_at};
 use super::runtime::{Runtime, RuntimeError};
-use crate::target::Registers;
+use crate::target::{CoreSignal, Registers};
 
 /// The last moment of a process.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Stopped {
     /// By the kernel's number of the thread: the registers of all threads.
     pub(super) threads: HashMap<u32, Registers>,
+    /// The signal that ended it, and the thread that got it.
+    pub(super) crash: Option<(CoreSignal, u32)>,
     /// The latest time that is found in its memory, `CLOCK_MONOTONIC` ns of the machine that it ran on: it ended
     /// then, or later. 0 if none is found.
     pub(super) at_ns: u64,
@@ -21,10 +23,10 @@ pub(super) struct Stopped {
 }
 
 impl<R: Reader> Runtime<'_, R> {
-    /// Whether the process does not run: its memory is that of a core file.
+    /// Whether the process runs; else its memory is that of a core file.
     #[must_use]
-    pub const fn is_stopped(&self) -> bool {
-        self.stopped.is_some()
+    pub const fn is_live(&self) -> bool {
+        self.stopped.is_none()
     }
 
     /// Now, in `CLOCK_MONOTONIC` ns; in a core file the latest time that the runtime itself has written down, which
@@ -64,6 +66,7 @@ impl<R: Reader> Runtime<'_, R> {
         let (gc, unix) = (at(2), at(3));
         Ok(Stopped {
             threads: HashMap::new(),
+            crash: None,
             at_ns: [0, 1, 2, 4].map(at).into_iter().max().unwrap_or(0),
             wall: (read[2] && read[3] && gc != 0 && unix != 0).then_some((unix, gc)),
         })

@@ -3,13 +3,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use gotrail::memory::{Case, Direction, Goroutine, Labels, Pc, Symbolizer, Target, Wait};
+use gotrail::memory::{Case, Direction, Goroutine, Labels, Pc, Stack, Symbolizer, Target, Wait};
 use serde_json::{Map, Value, json};
 
 use super::super::args::DumpArgs;
 use super::super::failure::Failure;
 use super::super::json;
-use super::{Dump, group, waits};
+use super::{Dump, core_file, group, waits};
 
 /// The whole answer.
 pub(super) fn of(dump: &Dump<'_>, args: &DumpArgs, symbolizer: &mut Symbolizer) -> Result<Value, Failure> {
@@ -24,6 +24,9 @@ pub(super) fn of(dump: &Dump<'_>, args: &DumpArgs, symbolizer: &mut Symbolizer) 
         "torn": snapshot.torn,
         "unread": snapshot.unread,
     });
+    if let Some(core) = dump.subject.core() {
+        document["core"] = core_file::json(dump, core, symbolizer);
+    }
     if args.group {
         document["groups"] = group::json(dump, symbolizer);
     } else {
@@ -82,8 +85,13 @@ fn goroutine(
 
 /// The frames of a stack, innermost first.
 pub(super) fn stack(dump: &Dump<'_>, g: &Goroutine, symbolizer: &mut Symbolizer) -> Vec<Value> {
+    frames(dump, &g.stack, symbolizer)
+}
+
+/// The same of any stack.
+pub(super) fn frames(dump: &Dump<'_>, stack: &Stack, symbolizer: &mut Symbolizer) -> Vec<Value> {
     let mut frames = Vec::new();
-    for pc in &g.stack.pcs {
+    for pc in &stack.pcs {
         frames.extend(symbolizer.frames(dump.runtime.binary(), *pc).iter().map(json::frame));
     }
     frames

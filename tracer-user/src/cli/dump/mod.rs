@@ -1,5 +1,6 @@
 //! `gotrail dump`: every goroutine, in the forms that people and tools read.
 
+mod core_file;
 mod document;
 mod filter;
 mod group;
@@ -11,7 +12,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use gotrail::agent::Subject;
-use gotrail::memory::{Details, Goroutine, Runtime, Snapshot, Symbolizer, Want};
+use gotrail::memory::{Crash, Details, Goroutine, Runtime, Snapshot, Symbolizer, Want};
 use gotrail::text::duration;
 
 use super::args::{DumpArgs, DumpFormat};
@@ -25,6 +26,8 @@ pub(super) struct Dump<'a> {
     snapshot: &'a Snapshot,
     details: &'a Details,
     shown: Vec<&'a Goroutine>,
+    /// What the process of a core file died of.
+    crash: Option<Crash>,
     /// Whether labels were to be read.
     labels: bool,
 }
@@ -83,11 +86,16 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
         snapshot: &snapshot,
         details: &details,
         shown: Vec::new(),
+        crash: runtime.crash()?,
         labels: want.labels,
     };
     let mut symbolizer = Symbolizer::default();
     let chosen = |g: &&Goroutine| args.system || !g.system;
     dump.shown = snapshot.goroutines.iter().filter(chosen).collect();
+    // As a traceback does.
+    if let Some(died) = dump.crash.as_ref().and_then(|crash| crash.goid) {
+        dump.shown.sort_by_key(|g| g.goid != died);
+    }
     let hidden = dump.shown.len();
     let kept = dump.shown.iter().copied().filter(|g| filter.holds(&dump, g, &mut symbolizer)).collect();
     dump.shown = kept;
@@ -95,7 +103,10 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
     match args.format {
         DumpFormat::Human if args.waits => out!("{}", waits::text(&dump, &mut symbolizer)?),
         DumpFormat::Human if args.group => out!("{}", group::text(&dump, &mut symbolizer)),
-        DumpFormat::Human => out!("{}", text::traceback(&dump, &mut symbolizer)),
+        DumpFormat::Human => {
+            out!("{}", core_file::preamble(&dump, &mut symbolizer));
+            out!("{}", text::traceback(&dump, &mut symbolizer));
+        }
         DumpFormat::Json => {
             let document = document::of(&dump, args, &mut symbolizer)?;
             outln!("{}", document::safe(&document.to_string()));
@@ -110,7 +121,10 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
                 .map_err(|e| Failure::new(BACKEND, format!("tried to write the profile: {e}")))?;
         }
     }
-    eprintln!("{}", closing(&snapshot, &details, hidden));
+    eprintln!("{}", closing(&dump, hidden));
+    if let Some(core) = subject.core() {
+        eprint!("{}", core_file::remarks(&dump, core));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -132,16 +146,23 @@ fn check(args: &DumpArgs) -> Result<(), Failure> {
 }
 
 /// What was read and what not.
-fn closing(snapshot: &Snapshot, details: &Details, hidden: usize) -> String {
+fn closing(dump: &Dump<'_>, hidden: usize) -> String {
+    let snapshot = dump.snapshot;
     let mut text = format!(
-        "{} goroutines ({} of the runtime itself) read in {} without stopping the process; {} changed while they were read, {} unreadable",
+        "{} goroutines ({} of the runtime itself) read ",
         snapshot.goroutines.len(),
         snapshot.goroutines.iter().filter(|g| g.system).count(),
-        duration(snapshot.took_ns),
-        snapshot.torn,
-        snapshot.unread
     );
-    let unread = details.labels.values().filter(|labels| labels.is_none()).count();
+    let took = duration(snapshot.took_ns);
+    match dump.subject.core() {
+        Some(_) => text.push_str(&format!("from {} in {took}", dump.subject)),
+        None => text.push_str(&format!(
+            "in {took} without stopping the process; {} changed while they were read",
+            snapshot.torn
+        )),
+    }
+    text.push_str(&format!(", {} unreadable", snapshot.unread));
+    let unread = dump.details.labels.values().filter(|labels| labels.is_none()).count();
     if unread != 0 {
         text.push_str(&format!("; labels of {unread} unreadable"));
     }
