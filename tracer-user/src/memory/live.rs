@@ -59,20 +59,23 @@ impl Reader for LiveMemory {
         }
     }
 
-    fn read_batch(&self, parts: &[(u64, usize)]) -> Result<(Vec<u8>, Vec<bool>), ReadError> {
-        let total = parts.iter().map(|(_, size)| size).sum();
-        let mut bytes = vec![0_u8; total];
-        let mut read = vec![true; parts.len()];
+    fn read_parts(
+        &self,
+        parts: &[(u64, usize)],
+        into: &mut [u8],
+        read: &mut [bool],
+    ) -> Result<(), ReadError> {
+        let mut remote = Vec::with_capacity(parts.len().min(MAX_PARTS));
         // Next part to read, and where its bytes go.
         let (mut part, mut offset) = (0, 0);
         while part < parts.len() {
             let chunk = &parts[part..parts.len().min(part + MAX_PARTS)];
             let size: usize = chunk.iter().map(|(_, size)| size).sum();
-            let remote: Vec<iovec> = chunk
-                .iter()
-                .map(|(address, size)| iovec { iov_base: *address as *mut _, iov_len: *size })
-                .collect();
-            let mut done = match self.call(&mut bytes[offset..offset + size], &remote) {
+            remote.clear();
+            remote.extend(
+                chunk.iter().map(|(address, size)| iovec { iov_base: *address as *mut _, iov_len: *size }),
+            );
+            let mut done = match self.call(&mut into[offset..offset + size], &remote) {
                 Ok(count) => count,
                 Err(errno) => match self.error(chunk[0].0, &errno) {
                     ReadError::Fault { .. } => 0,
@@ -80,28 +83,29 @@ impl Reader for LiveMemory {
                 },
             };
             if done == size {
+                read[part..part + chunk.len()].fill(true);
                 part += chunk.len();
                 offset += size;
                 continue;
             }
             // The kernel stops at the first part that faults: skip that one.
             for (_, size) in chunk {
-                if done < *size {
-                    bytes[offset..offset + size].fill(0);
-                    read[part] = false;
+                let whole = done >= *size;
+                read[part] = whole;
+                part += 1;
+                if !whole {
+                    into[offset..offset + size].fill(0);
                     offset += size;
-                    part += 1;
                     break;
                 }
                 done -= size;
                 offset += size;
-                part += 1;
             }
         }
         if !read.is_empty() && read.iter().all(|ok| !ok) && self.is_gone() {
             return Err(ReadError::Gone);
         }
-        Ok((bytes, read))
+        Ok(())
     }
 }
 

@@ -4,7 +4,9 @@
 mod check;
 mod details;
 mod figures;
+mod gather;
 mod goroutine;
+mod hash;
 mod holders;
 mod labels;
 mod live;

@@ -28,6 +28,8 @@ pub(super) struct Dump<'a> {
     shown: Vec<&'a Goroutine>,
     /// Whether labels were to be read.
     labels: bool,
+    /// Whether stacks were to be read.
+    stacks: bool,
 }
 
 impl Dump<'_> {
@@ -67,7 +69,7 @@ impl Dump<'_> {
 
 pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
     let filter = Filter::parse(&args.filter)?;
-    check(args)?;
+    check(args, &filter)?;
     let target = Target::open(args.pid)?;
     let binary = understand(&target)?;
     let runtime = Runtime::open(&target, &binary)?;
@@ -76,6 +78,7 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
         waits: args.waits || args.format == DumpFormat::Json,
         labels: !args.no_labels
             && (filter.needs_labels() || !is_traceback && args.format != DumpFormat::Folded),
+        no_stacks: args.no_stacks,
     };
     let (snapshot, details) = runtime.snapshot_with(want)?;
     let mut dump = Dump {
@@ -85,6 +88,7 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
         details: &details,
         shown: Vec::new(),
         labels: want.labels,
+        stacks: !want.no_stacks,
     };
     let mut symbolizer = Symbolizer::default();
     let chosen = |g: &&Goroutine| args.system || !g.system;
@@ -96,7 +100,7 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
     match args.format {
         DumpFormat::Human if args.waits => out!("{}", waits::text(&dump, &mut symbolizer)?),
         DumpFormat::Human if args.group => out!("{}", group::text(&dump, &mut symbolizer)),
-        DumpFormat::Human => out!("{}", text::traceback(&dump, &mut symbolizer)),
+        DumpFormat::Human => text::traceback(&dump, &mut symbolizer, |piece| out!("{piece}")),
         DumpFormat::Json => {
             let document = document::of(&dump, args, &mut symbolizer)?;
             outln!("{}", document::safe(&document.to_string()));
@@ -116,9 +120,18 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
 }
 
 /// Combinations that make no sense, before anything is read.
-fn check(args: &DumpArgs) -> Result<(), Failure> {
+fn check(args: &DumpArgs, filter: &Filter) -> Result<(), Failure> {
     let failure = |why: &str| Err(Failure::new(USAGE, why));
+    if args.no_stacks && filter.needs_stacks() {
+        return failure("--no-stacks and --filter func=: functions are known from stacks alone");
+    }
     match args.format {
+        DumpFormat::Pprof | DumpFormat::Folded if args.no_stacks => {
+            failure("--no-stacks is for --format human and json: profiles are made of stacks")
+        }
+        DumpFormat::Human if args.waits && args.no_stacks => {
+            failure("--no-stacks and --waits: what waits is told with where it does, which the stacks say")
+        }
         DumpFormat::Human if args.waits && args.group => {
             failure("--waits and --group: one of them, or both with --format json")
         }
