@@ -43,6 +43,9 @@ pub(crate) const VICTORIA_METRICS: Source = Source {
 };
 /// A large service that no one here wrote: something real to attach to.
 const ETCD: Source = Source { name: "etcd", package: "go.etcd.io/etcd/server/v3", version: "3.7.3" };
+/// The Go debugger: what else can look at a process from outside.
+pub(crate) const DELVE: Source =
+    Source { name: "delve", package: "github.com/go-delve/delve/cmd/dlv", version: "1.27.2" };
 
 const ALL: [&Source; 3] = [&JAEGER, &VICTORIA_METRICS, &ETCD];
 

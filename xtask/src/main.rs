@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what a command runner is for")]
 
 mod backends;
+mod bench;
 mod build;
 mod cells;
 mod children;
@@ -82,6 +83,8 @@ verbs! {
     Support => support,
     /// Shows gotrail diagnosing a leaking Go service until it panics.
     Demo => demo,
+    /// Measures gotrail beside what else there is, and writes the figures down.
+    Bench => bench,
     /// Runs every check and test; the last line is the sum.
     Test => test,
     /// Tries every parser on hostile input for some minutes each.

@@ -22,6 +22,8 @@ pub struct Want {
     pub waits: bool,
     /// Their pprof labels: contents of the process.
     pub labels: bool,
+    /// Not their stacks: states, reasons and places of creation alone.
+    pub no_stacks: bool,
 }
 
 /// What one snapshot may read of it: far more than real programs have, so that memory that was made to lead astray

@@ -1,5 +1,7 @@
 //! One goroutine as read from memory.
 
+use std::sync::Arc;
+
 use super::stack::Stack;
 
 /// `g.atomicstatus` without the scan bit (runtime/runtime2.go).
@@ -122,8 +124,9 @@ pub struct Goroutine {
     pub system: bool,
     /// Where it parked, while it is parked.
     pub park: Option<Park>,
-    /// Linked addresses of its stack, innermost first; empty if it can't be known.
-    pub stack: Stack,
+    /// Linked addresses of its stack, innermost first; empty if it can't be known or was not asked for. Those who
+    /// have the same share it.
+    pub stack: Arc<Stack>,
     /// Changed while it was read, twice: its stack is left out.
     pub torn: bool,
 }

@@ -122,21 +122,24 @@ impl Reader for LiveMemory {
         }
     }
 
-    fn read_batch(&self, parts: &[(u64, usize)]) -> Result<(Vec<u8>, Vec<bool>), ReadError> {
-        let total = parts.iter().map(|(_, size)| size).sum();
-        let mut bytes = vec![0_u8; total];
-        let mut read = vec![true; parts.len()];
+    fn read_parts(
+        &self,
+        parts: &[(u64, usize)],
+        into: &mut [u8],
+        read: &mut [bool],
+    ) -> Result<(), ReadError> {
+        let mut remote = Vec::with_capacity(parts.len().min(MAX_PARTS));
         // Next part to read, and where its bytes go.
         let (mut part, mut offset) = (0, 0);
         while part < parts.len() {
             let chunk = &parts[part..parts.len().min(part + MAX_PARTS)];
             let size: usize = chunk.iter().map(|(_, size)| size).sum();
-            let remote: Vec<iovec> = chunk
-                .iter()
-                .map(|(address, size)| iovec { iov_base: *address as *mut _, iov_len: *size })
-                .collect();
+            remote.clear();
+            remote.extend(
+                chunk.iter().map(|(address, size)| iovec { iov_base: *address as *mut _, iov_len: *size }),
+            );
             let call = |into: &mut [u8]| if self.by_file(None) { Ok(0) } else { self.call(into, &remote) };
-            let mut done = match call(&mut bytes[offset..offset + size]) {
+            let mut done = match call(&mut into[offset..offset + size]) {
                 Ok(count) => count,
                 // One by one then, by the file.
                 Err(errno) if self.by_file(Some(&errno)) => 0,
@@ -146,38 +149,40 @@ impl Reader for LiveMemory {
                 },
             };
             if done == size {
+                read[part..part + chunk.len()].fill(true);
                 part += chunk.len();
                 offset += size;
                 continue;
             }
             // The kernel stops at the first part that faults: that one is left to the file.
             for (address, size) in chunk {
-                if done < *size {
-                    let into = &mut bytes[offset..offset + size];
-                    match self.from_file(*address, into) {
-                        Ok(()) => {}
+                let whole = done >= *size;
+                if whole {
+                    done -= size;
+                } else {
+                    done = 0;
+                }
+                let into = &mut into[offset..offset + size];
+                offset += size;
+                read[part] = whole
+                    || match self.from_file(*address, into) {
+                        Ok(()) => true,
                         Err(fatal @ (ReadError::Gone | ReadError::NotPermitted { .. })) => return Err(fatal),
                         Err(_) => {
                             into.fill(0);
-                            read[part] = false;
+                            false
                         }
-                    }
-                    offset += size;
-                    part += 1;
-                    if self.by_file(None) {
-                        continue;
-                    }
+                    };
+                part += 1;
+                if !whole && !self.by_file(None) {
                     break;
                 }
-                done -= size;
-                offset += size;
-                part += 1;
             }
         }
         if !read.is_empty() && read.iter().all(|ok| !ok) && self.is_gone() {
             return Err(ReadError::Gone);
         }
-        Ok((bytes, read))
+        Ok(())
     }
 }
 

@@ -86,7 +86,7 @@ impl<R: Reader> Runtime<'_, R> {
         }
         for g in goroutines.iter_mut().filter(|g| g.status == Status::Running && g.stack.pcs.is_empty()) {
             if let Some(stack) = stacks.remove(&g.goid) {
-                g.stack = stack;
+                g.stack = stack.into();
             }
         }
         Ok(())

@@ -21,10 +21,15 @@ impl Reader for Source {
         }
     }
 
-    fn read_batch(&self, parts: &[(u64, usize)]) -> Result<(Vec<u8>, Vec<bool>), ReadError> {
+    fn read_parts(
+        &self,
+        parts: &[(u64, usize)],
+        into: &mut [u8],
+        read: &mut [bool],
+    ) -> Result<(), ReadError> {
         match self {
-            Self::Live(memory) => memory.read_batch(parts),
-            Self::Core(memory) => memory.read_batch(parts),
+            Self::Live(memory) => memory.read_parts(parts, into, read),
+            Self::Core(memory) => memory.read_parts(parts, into, read),
         }
     }
 }

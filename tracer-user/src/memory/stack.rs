@@ -1,16 +1,17 @@
 //! Unwinding a goroutine that is not running, or a thread that does not run any more, from a copy of its stack.
 
-use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::Arc;
 
+use super::hash::{Map, Set};
 use super::reader::u64_at;
 use crate::binary::{Architecture, GoBinary, Steps};
 use crate::target::Registers;
 
 /// Deepest stack that is unwound; the rest is left out and said so.
 pub(super) const MAX_DEPTH: usize = 256;
-/// Addresses in all stacks of a snapshot together: a million goroutines with sixteen each. Where there are more, the
-/// stacks behind them are cut, and say so.
+/// Addresses in all distinct stacks of a snapshot together: a million of them with sixteen each. Where there are more,
+/// the stacks behind them are cut, and say so.
 const MAX_ADDRESSES: usize = 1 << 24;
 /// Addresses of which is remembered what the unwinder needs to know; a program has far fewer call sites that block.
 const MAX_KNOWN: usize = 1 << 17;
@@ -86,12 +87,18 @@ pub(super) enum Reached {
     Other,
 }
 
-/// Unwinds by the function table's frame sizes, as the runtime's own tracebacks do; remembers each address.
+/// Unwinds by the function table's frame sizes, as the runtime's own tracebacks do; remembers each address, and each
+/// stack: most goroutines of a large program have one of few.
 pub(super) struct Unwinder<'a> {
     binary: &'a GoBinary,
     bias: u64,
-    known: HashMap<u64, Option<Step>>,
+    known: Map<u64, Option<Step>>,
     steps: Steps,
+    /// The stack that is being unwound.
+    current: Stack,
+    stacks: Set<Arc<Stack>>,
+    /// The one without addresses.
+    none: Arc<Stack>,
     /// Addresses that may be told yet.
     left: usize,
 }
@@ -150,28 +157,58 @@ pub(super) enum End {
 
 impl<'a> Unwinder<'a> {
     pub(super) fn new(binary: &'a GoBinary, bias: u64) -> Self {
-        Self { binary, bias, known: HashMap::new(), steps: Steps::new(MAX_STEPS), left: MAX_ADDRESSES }
+        Self {
+            binary,
+            bias,
+            known: Map::default(),
+            steps: Steps::new(MAX_STEPS),
+            current: Stack::default(),
+            stacks: Set::default(),
+            none: Arc::default(),
+            left: MAX_ADDRESSES,
+        }
     }
 
-    /// Unwinds from `pc` and `sp` (addresses of the process).
-    pub(super) fn unwind(&mut self, pc: u64, sp: u64, exact: bool, copy: &StackCopy<'_>) -> (Stack, End) {
-        let mut stack = Stack::default();
+    /// Unwinds from `pc` and `sp` (addresses of the process). The stack is [`Unwinder::stack`] until the next one.
+    pub(super) fn unwind(&mut self, pc: u64, sp: u64, exact: bool, copy: &StackCopy<'_>) -> End {
+        self.current.pcs.clear();
         let mut cursor = Cursor::new(pc, sp, exact);
-        loop {
-            if stack.pcs.len() == MAX_DEPTH || self.left == 0 {
-                stack.truncated = true;
-                return (stack, End::TooDeep);
+        let end = loop {
+            if self.current.pcs.len() == MAX_DEPTH {
+                break End::TooDeep;
             }
             let (address, exact) = (cursor.pc.wrapping_sub(self.bias), cursor.exact);
             let end = self.advance(&mut cursor, copy);
             if end != Some(End::Lost) {
-                stack.pcs.push(Pc { address, exact });
-                self.left -= 1;
+                self.current.pcs.push(Pc { address, exact });
             }
             if let Some(end) = end {
-                return (stack, end);
+                break end;
             }
+        };
+        self.current.truncated = end != End::Complete;
+        end
+    }
+
+    /// The stack that was unwound last: the same one as before if it was there before.
+    pub(super) fn stack(&mut self) -> Arc<Stack> {
+        if let Some(known) = self.stacks.get(&self.current) {
+            return Arc::clone(known);
         }
+        if self.current.pcs.len() > self.left {
+            self.current.pcs.truncate(self.left);
+            self.current.truncated = true;
+            return self.stack();
+        }
+        self.left -= self.current.pcs.len();
+        let stack = Arc::new(self.current.clone());
+        self.stacks.insert(Arc::clone(&stack));
+        stack
+    }
+
+    /// A stack of which nothing is known.
+    pub(super) fn no_stack(&self) -> Arc<Stack> {
+        Arc::clone(&self.none)
     }
 
     /// Unwinds a thread from its registers, along one of its stacks. Only where that is none of a goroutine it may
@@ -282,21 +319,27 @@ impl<'a> Unwinder<'a> {
     }
 
     fn step(&mut self, address: u64) -> Option<Step> {
+        if let Some(step) = self.known.get(&address) {
+            return *step;
+        }
         if self.known.len() >= MAX_KNOWN {
             self.known.clear();
         }
-        let (binary, steps) = (self.binary, &self.steps);
-        *self.known.entry(address).or_insert_with(|| {
-            let (symbols, image) = (binary.symbols(), binary.image());
-            let function = symbols.at(address)?;
-            let name = symbols.name(image, function)?;
-            Some(Step {
-                frame_size: symbols.frame_size_within(image, address, steps)?,
-                at_entry: function.entry == address,
-                top: symbols.is_top(image, function),
-                role: Role::of(name),
-                interrupts: matches!(name, "runtime.asyncPreempt" | "runtime.sigpanic"),
-            })
+        let step = self.look_up(address);
+        self.known.insert(address, step);
+        step
+    }
+
+    fn look_up(&self, address: u64) -> Option<Step> {
+        let (symbols, image) = (self.binary.symbols(), self.binary.image());
+        let function = symbols.at(address)?;
+        let name = symbols.name(image, function)?;
+        Some(Step {
+            frame_size: symbols.frame_size_within(image, address, &self.steps)?,
+            at_entry: function.entry == address,
+            top: symbols.is_top(image, function),
+            role: Role::of(name),
+            interrupts: matches!(name, "runtime.asyncPreempt" | "runtime.sigpanic"),
         })
     }
 }

@@ -231,7 +231,7 @@ mod tests {
             locked: false,
             system: false,
             park: Some(Park { depth: 64, pc: 0x300, tracking: 1 }),
-            stack: crate::memory::Stack::default(),
+            stack: std::sync::Arc::default(),
             torn: false,
         }
     }

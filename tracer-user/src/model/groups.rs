@@ -192,7 +192,8 @@ mod tests {
 
     /// Goroutines of one site, each with the number of its park.
     fn look(goroutines: &mut Goroutines, groups: &mut Groups, at_ns: u64, parks: &[(u64, u8)]) {
-        let stack = Stack { pcs: vec![Pc { address: 0x300, exact: true }], truncated: false };
+        let pcs = vec![Pc { address: 0x300, exact: true }];
+        let stack = std::sync::Arc::new(Stack { pcs, truncated: false });
         let snapshot = Snapshot {
             taken_ns: at_ns,
             took_ns: 1,

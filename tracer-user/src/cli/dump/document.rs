@@ -63,7 +63,7 @@ fn goroutine(
 ) -> Value {
     let binary = dump.runtime.binary();
     let since = (g.wait_since_ns != 0).then_some(g.wait_since_ns);
-    json!({
+    let mut value = json!({
         "goid": g.goid,
         "status": g.status.name(),
         "wait_reason": g.status.is_parked().then(|| dump.runtime.wait_reason(g.wait_reason)),
@@ -74,21 +74,24 @@ fn goroutine(
         "labels": labels_of(dump, g),
         "start_function": binary.function_name(g.startpc),
         "created_by": created_by(dump, g, symbolizer),
-        "stack": stack(dump, g, symbolizer),
-        "stack_truncated": g.stack.truncated,
         "thread_id": g.thread_id,
         "locked_to_thread": g.locked,
         "system": g.system,
         "torn": g.torn,
-    })
+    });
+    add_stack(&mut value, dump, g, symbolizer);
+    value
 }
 
-/// The frames of a stack, innermost first.
-pub(super) fn stack(dump: &Dump<'_>, g: &Goroutine, symbolizer: &mut Symbolizer) -> Vec<Value> {
-    frames(dump, &g.stack, symbolizer)
+/// Adds the frames of a stack, innermost first; nothing where stacks were not asked for.
+pub(super) fn add_stack(value: &mut Value, dump: &Dump<'_>, g: &Goroutine, symbolizer: &mut Symbolizer) {
+    if dump.stacks {
+        value["stack"] = Value::Array(frames(dump, &g.stack, symbolizer));
+        value["stack_truncated"] = json!(g.stack.truncated);
+    }
 }
 
-/// The same of any stack.
+/// The frames of any stack, innermost first.
 pub(super) fn frames(dump: &Dump<'_>, stack: &Stack, symbolizer: &mut Symbolizer) -> Vec<Value> {
     let mut frames = Vec::new();
     for pc in &stack.pcs {

@@ -110,6 +110,11 @@ impl Filter {
         !self.labels.is_empty()
     }
 
+    /// Whether stacks have to be read for it.
+    pub(super) fn needs_stacks(&self) -> bool {
+        !self.functions.is_empty()
+    }
+
     /// Whether a goroutine is to be shown.
     pub(super) fn holds(&self, dump: &Dump<'_>, g: &Goroutine, symbolizer: &mut Symbolizer) -> bool {
         let state = dump.state(g);

@@ -30,6 +30,8 @@ pub(super) struct Dump<'a> {
     crash: Option<Crash>,
     /// Whether labels were to be read.
     labels: bool,
+    /// Whether stacks were to be read.
+    stacks: bool,
 }
 
 impl Dump<'_> {
@@ -69,7 +71,7 @@ impl Dump<'_> {
 
 pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
     let filter = Filter::parse(&args.filter)?;
-    check(args)?;
+    check(args, &filter)?;
     let subject = args.subject.find()?;
     let binary = subject.understand()?;
     let runtime = subject.runtime(&binary)?;
@@ -78,6 +80,7 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
         waits: args.waits || args.format == DumpFormat::Json,
         labels: !args.no_labels
             && (filter.needs_labels() || !is_traceback && args.format != DumpFormat::Folded),
+        no_stacks: args.no_stacks,
     };
     let (snapshot, details) = runtime.snapshot_with(want)?;
     let mut dump = Dump {
@@ -88,6 +91,7 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
         shown: Vec::new(),
         crash: runtime.crash()?,
         labels: want.labels,
+        stacks: !want.no_stacks,
     };
     let mut symbolizer = Symbolizer::default();
     let chosen = |g: &&Goroutine| args.system || !g.system;
@@ -105,7 +109,7 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
         DumpFormat::Human if args.group => out!("{}", group::text(&dump, &mut symbolizer)),
         DumpFormat::Human => {
             out!("{}", core_file::preamble(&dump, &mut symbolizer));
-            out!("{}", text::traceback(&dump, &mut symbolizer));
+            text::traceback(&dump, &mut symbolizer, |piece| out!("{piece}"));
         }
         DumpFormat::Json => {
             let document = document::of(&dump, args, &mut symbolizer)?;
@@ -129,9 +133,18 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
 }
 
 /// Combinations that make no sense, before anything is read.
-fn check(args: &DumpArgs) -> Result<(), Failure> {
+fn check(args: &DumpArgs, filter: &Filter) -> Result<(), Failure> {
     let failure = |why: &str| Err(Failure::new(USAGE, why));
+    if args.no_stacks && filter.needs_stacks() {
+        return failure("--no-stacks and --filter func=: functions are known from stacks alone");
+    }
     match args.format {
+        DumpFormat::Pprof | DumpFormat::Folded if args.no_stacks => {
+            failure("--no-stacks is for --format human and json: profiles are made of stacks")
+        }
+        DumpFormat::Human if args.waits && args.no_stacks => {
+            failure("--no-stacks and --waits: what waits is told with where it does, which the stacks say")
+        }
         DumpFormat::Human if args.waits && args.group => {
             failure("--waits and --group: one of them, or both with --format json")
         }
