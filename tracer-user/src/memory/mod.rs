@@ -15,6 +15,7 @@ mod runtime;
 mod semaphore;
 mod snapshot;
 mod stack;
+pub mod stats;
 mod symbolizer;
 mod wait;
 
