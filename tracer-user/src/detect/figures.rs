@@ -6,6 +6,8 @@ use crate::text::{bytes, duration};
 
 /// The collector's share of the CPU time in use from which on it is told. Go's pacer aims at 25 % while it marks.
 const GC_SHARE: f64 = 0.2;
+/// Its share of all CPU time that there was below which that is not.
+const SOME_GC: f64 = 0.02;
 /// Memory below this is not worth a remark.
 const SOME_MEMORY: u64 = 64 << 20;
 /// Shares of memory.
@@ -83,13 +85,18 @@ fn collector(look: &Look<'_>, say: &mut impl FnMut(&'static str, String)) {
         Some(cpu) => (Some(cpu), "between the last cycles"),
         None => (gc.cpu, "since the start"),
     };
-    if let Some(part) = cpu.and_then(|cpu| cpu.gc_share()).filter(|part| *part >= GC_SHARE) {
+    // A share of next to nothing is nothing.
+    let some = cpu.filter(|cpu| share(cpu.gc_total, cpu.total) >= SOME_GC);
+    if let Some(part) = some.and_then(|cpu| cpu.gc_share()).filter(|part| *part >= GC_SHARE) {
         say("gc-cpu", format!("the collector took {:.0} % of the CPU time in use {since}", part * 100.0));
     }
     if gc.gogc < 0 && gc.memory_limit.is_none_or(|limit| limit == i64::MAX) {
-        say("gc-off", "the collector is off (GOGC=off) and there is no GOMEMLIMIT: the heap only grows".to_owned());
-    }
-    if gc.limited == Some(true) {
+        say(
+            "gc-off",
+            "no GC cycle begins by itself: GOGC is off and there is no GOMEMLIMIT; the heap grows until one is forced"
+                .to_owned(),
+        );
+    } else if gc.limited == Some(true) {
         say("memory-limit", "GOMEMLIMIT, not GOGC, sets the pace of the collector".to_owned());
     }
     if gc.cycles >= SOME_CYCLES && share(u64::from(gc.forced), u64::from(gc.cycles)) >= FORCED_SHARE {

@@ -110,6 +110,7 @@ fn quantiles(histogram: &Histogram) -> String {
     };
     match histogram.count() {
         0 => "none yet".to_owned(),
+        1 => format!("one, below {}", bound(1.0)),
         count => format!("half below {}, 99 % below {} ({count} measured)", bound(0.5), bound(0.99)),
     }
 }
@@ -190,7 +191,7 @@ fn memory(report: &Report<'_>, out: &mut String) {
     if let Some(memory) = report.memory {
         match memory.anon.checked_sub(heap.ready()) {
             Some(other) => row(bytes(other), "at least, not held by Go: C code, or mapped by hand"),
-            None => row(bytes(heap.ready() - memory.anon), "at least, of Go's was never touched or is swapped out"),
+            None => row(bytes(heap.ready() - memory.anon), "at least, of what Go holds is not in RAM: never touched, or swapped out"),
         }
     }
     row(bytes(heap.released), "given back to the system: address space alone");

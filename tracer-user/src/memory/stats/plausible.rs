@@ -69,7 +69,8 @@ impl Trusted {
             ),
         ];
         for (slot, name, what, expected, check) in checks {
-            let Some(linked) = *slot else {
+            let Some(linked) = slot.filter(|_| expected) else {
+                *slot = None;
                 if expected {
                     let why = format!("{name} was not found in the machine code, and the program has no symbol table");
                     unknown.push(Unknown { what, why });
