@@ -2,7 +2,8 @@
 //! architectures, in which ways.
 //!
 //! Most programs are built in the two ways that change what gotrail reads, with a handful of versions. The
-//! program [`MATRIX`] alone goes through all of them: it is made to be the same test everywhere.
+//! program [`MATRIX`] alone goes through all of them: it is made to be the same test everywhere. [`FIGURES`] is built
+//! with each minor version.
 
 use std::fmt;
 
@@ -13,6 +14,9 @@ use crate::version::Version;
 
 /// The program that is built in every way.
 pub(crate) const MATRIX: &str = "matrix";
+
+/// The program that moves every figure of the runtime, which versions count in different ways.
+const FIGURES: &str = "figures";
 
 /// What is no program of its own: built in the ways that make such things, with the newest Go.
 const LIBRARY: &str = "library";
@@ -199,7 +203,7 @@ impl Wanted {
     pub(crate) fn cells(&self, name: &str) -> Vec<Cell> {
         let mut cells = Vec::new();
         let versions = self.versions(match name {
-            MATRIX => &VERSIONS,
+            MATRIX | FIGURES => &VERSIONS,
             LIBRARY => &[go::NEWEST],
             _ => &go::VERSIONS,
         });
@@ -225,6 +229,7 @@ impl Wanted {
             && match cell.name.as_str() {
                 MATRIX => is_made(cell) && (self.full || !self.is_usual() || is_usual(cell)),
                 LIBRARY => !cell.mode.makes_program() && here,
+                FIGURES if SECOND_OF_THEIR_MINOR.contains(&cell.go.as_str()) => false,
                 _ => matches!(cell.mode, Mode::Default | Mode::Stripped) && here,
             }
     }
@@ -289,6 +294,7 @@ mod tests {
     #[test]
     fn other_programs_are_built_for_the_host_in_two_ways() {
         assert_eq!(Wanted::all(true).cells("shop").len(), go::VERSIONS.len() * 2);
+        assert_eq!(Wanted::all(true).cells(FIGURES).len(), (VERSIONS.len() - SECOND_OF_THEIR_MINOR.len()) * 2);
         let library: Vec<String> =
             Wanted::all(true).cells(LIBRARY).iter().map(|cell| cell.mode.name().to_owned()).collect();
         assert_eq!(library, ["c-shared", "plugin"]);

@@ -20,6 +20,7 @@ mod http;
 mod interrupt;
 mod layouts;
 mod lint;
+mod metrics;
 mod scratch;
 mod setup;
 mod shim;
@@ -81,6 +82,8 @@ verbs! {
     Backends => backends,
     /// Writes the table of what is supported as the tests have found it.
     Support => support,
+    /// Writes the table of which figure is which in runtime/metrics.
+    Metrics => metrics,
     /// Shows gotrail diagnosing a leaking Go service until it panics.
     Demo => demo,
     /// Measures gotrail beside what else there is, and writes the figures down.

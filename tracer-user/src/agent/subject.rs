@@ -145,6 +145,15 @@ impl Subject {
         }
     }
 
+    /// The name of its command, as the kernel has it; empty if a core file does not say.
+    #[must_use]
+    pub fn command(&self) -> &str {
+        match self {
+            Self::Process(target) => &target.comm,
+            Self::Core(core) => core.core.process().map_or("", |process| &process.name),
+        }
+    }
+
     /// The path of the executable.
     #[must_use]
     pub fn executable(&self) -> PathBuf {

@@ -30,6 +30,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  gotrail dump 4711\n  gotrail dump 4711 --group --filter 'reason=chan receive,age>=30s'\n  gotrail dump 4711 --waits\n  gotrail dump 4711 --group --no-stacks\n  gotrail dump 4711 --filter 'func=net/http.(*conn)' --format json\n  gotrail dump 4711 --format pprof > goroutines.pb && go tool pprof -http : goroutines.pb\n  gotrail dump 4711 --format folded | flamegraph.pl > goroutines.svg\n  gotrail dump core.4711 --binary ./server"
     )]
     Dump(DumpArgs),
+    /// Print the runtime's own figures: scheduler, GC, memory, queues; once, or again and again
+    #[command(
+        after_help = "Examples:\n  gotrail stats 4711\n  gotrail stats 4711 --watch\n  gotrail stats 4711 --watch 500ms --for 1m --format json\n\nNothing is attached and nothing stops. The JSON is described in docs/stats.md, with the name that each\nfigure has in runtime/metrics."
+    )]
+    Stats(StatsArgs),
     /// List the Go processes of this host
     Ps(PsArgs),
     /// Tell what is known of an executable: build, layout, probe sites, and who tunes the runtime by hand
@@ -203,6 +208,21 @@ pub(crate) struct DumpArgs {
     /// Leave stacks out: states, wait reasons and creators alone, several times faster; with --group they are counted
     #[arg(long)]
     pub(crate) no_stacks: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatsArgs {
+    #[command(flatten)]
+    pub(crate) subject: SubjectArgs,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    pub(crate) format: Format,
+    /// Look again and again, each second or at this interval, with what happened in between
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "1s", value_parser = time)]
+    pub(crate) watch: Option<Duration>,
+    /// With --watch: stop after this long, for example 60s or 5m
+    #[arg(long = "for", value_name = "TIME", value_parser = time)]
+    pub(crate) duration: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

@@ -32,6 +32,7 @@ mod inspect;
 mod json;
 mod ps;
 mod signals;
+mod stats;
 
 use std::process::ExitCode;
 
@@ -48,6 +49,7 @@ pub(crate) fn run() -> ExitCode {
     let result = match cli.command {
         Command::Attach(args) => attach::run(&args),
         Command::Dump(args) => dump::run(&args),
+        Command::Stats(args) => stats::run(&args),
         Command::Ps(args) => ps::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Inspect(args) => inspect::run(&args),

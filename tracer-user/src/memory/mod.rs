@@ -20,6 +20,7 @@ mod semaphore;
 mod snapshot;
 mod source;
 mod stack;
+pub mod stats;
 mod stopped;
 mod symbolizer;
 mod wait;

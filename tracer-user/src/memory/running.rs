@@ -76,7 +76,7 @@ impl<R: Reader> Runtime<'_, R> {
     ) -> Result<(), RuntimeError> {
         let Some(stopped) = &self.stopped else { return Ok(()) };
         let mut stacks = HashMap::new();
-        for thread in self.threads()? {
+        for thread in self.stopped_threads()? {
             let Some(current) = thread.curg.as_ref().filter(|g| g.status == Status::Running) else {
                 continue;
             };
@@ -102,7 +102,7 @@ impl<R: Reader> Runtime<'_, R> {
         };
         let registers = self.stopped.as_ref().and_then(|stopped| stopped.threads.get(&thread_id).copied());
         let registers = registers.unwrap_or_default();
-        let thread = self.threads()?.into_iter().find(|thread| thread.id == thread_id);
+        let thread = self.stopped_threads()?.into_iter().find(|thread| thread.id == thread_id);
         let mut unwinder = Unwinder::new(self.binary, self.bias);
         let stack = thread.as_ref().map(|thread| self.thread_stack(thread, registers, &mut unwinder));
         Ok(Some(Crash {
@@ -116,7 +116,7 @@ impl<R: Reader> Runtime<'_, R> {
     }
 
     /// All Ms, with their stacks.
-    fn threads(&self) -> Result<Vec<Thread>, RuntimeError> {
+    fn stopped_threads(&self) -> Result<Vec<Thread>, RuntimeError> {
         let (m_layout, layout) = (&self.binary.layout().m, &self.binary.layout().g);
         let read = |address: u64| self.memory.u64(address).map_err(|e| self.read_error(e));
         let size = layout.size as usize;

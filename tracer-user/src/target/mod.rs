@@ -7,6 +7,7 @@ mod files;
 mod identity;
 mod limits;
 mod maps;
+mod memory;
 
 pub use container::{Container, container_of};
 pub use core_file::{
@@ -18,6 +19,7 @@ pub use files::{debug_file, mapped_libraries, read_file, read_library};
 pub use identity::{Identity, Look, Target, TargetError, process_ids};
 pub use limits::{CpuLimit, cpu_limit};
 pub use maps::{Mapping, executable_mappings};
+pub use memory::{ProcessMemory, process_memory};
 
 /// Reads a text as each of the files that are read here (see `fuzzing`).
 #[cfg(feature = "fuzzing")]
@@ -31,4 +33,5 @@ pub(crate) fn text_holds(text: &str, inode: u64) {
     std::hint::black_box(CpuLimit { affinity, quota: limits::parse_cpu_max(text) }.usable());
     assert!(files::libraries(text).iter().all(|path| path.starts_with('/')));
     exit::zombie_code(text);
+    std::hint::black_box(memory::parse(text));
 }

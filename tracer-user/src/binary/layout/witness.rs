@@ -18,8 +18,9 @@ use super::super::version::GoVersion;
 use super::{Layout, LayoutSource, table};
 
 /// Functions of the runtime that every program has, and that together use every field of [`Layout`]: goroutines
-/// and stacks, Ms, Ps, the scheduler, channels and sudogs, the collector, its statistics, panics, signals.
-const WITNESSES: [&str; 44] = [
+/// and stacks, Ms, Ps, the scheduler, channels and sudogs, the collector, panics, signals, timers, the heap, and what
+/// is counted of all that.
+const WITNESSES: [&str; 79] = [
     "runtime.newproc1",
     "runtime.casgstatus",
     "runtime.gopark",
@@ -64,6 +65,41 @@ const WITNESSES: [&str; 44] = [
     "runtime.(*gcControllerState).endCycle",
     "runtime.gcMarkTermination",
     "runtime.stopTheWorldWithSema",
+    "runtime.gfput",
+    "runtime.checkTimers",
+    "runtime.(*timers).check",
+    "runtime.doaddtimer",
+    "runtime.(*timers).addHeap",
+    "runtime.sysmon",
+    "runtime.startm",
+    "runtime.oneNewExtraM",
+    "runtime.gcBgMarkWorker",
+    "runtime.(*mcache).refill",
+    "runtime.(*mcache).allocLarge",
+    "runtime.allocmcache",
+    "runtime.(*fixalloc).alloc",
+    "runtime.(*mheap).init",
+    "runtime.(*mheap).initSpan",
+    "runtime.(*mheap).allocSpan",
+    "runtime.(*mheap).freeSpanLocked",
+    "runtime.(*sweepLocked).sweep",
+    "runtime.itabAdd",
+    "runtime.(*timeHistogram).record",
+    "runtime.gcStart",
+    "runtime.gcSweep",
+    "runtime.gcDrainN",
+    "runtime.(*cpuStats).accumulate",
+    "runtime.(*gcCPULimiterState).updateLocked",
+    "runtime.(*gcControllerState).findRunnableGCWorker",
+    "runtime.(*gcControllerState).heapGoalInternal",
+    "runtime.(*gcControllerState).memoryLimitHeapGoal",
+    "runtime.(*gcControllerState).trigger",
+    "runtime.(*gcControllerState).commit",
+    "runtime.(*gcControllerState).resetLive",
+    "runtime.(*gcControllerState).update",
+    "runtime.queuefinalizer",
+    "runtime.freeSpecial",
+    "runtime.(*p).destroy",
 ];
 
 /// Fewer than these in a program prove nothing.
@@ -99,11 +135,21 @@ pub fn witnesses(
         let last = offsets.iter().filter(|(key, _)| key.starts_with(part)).map(|(_, offset)| *offset).max();
         u64::from(last.unwrap_or(0)) + 8
     };
-    let known = [
-        (globals.sched, size("sched.")),
-        (globals.gc_controller, size("gc.")),
-        (globals.memstats, size("memstats.")),
-    ];
+    let own = |address: Option<u64>, part| address.map(|address| (address, size(part)));
+    let statistics = &globals.statistics;
+    let known: Vec<(u64, u64)> = [
+        own(Some(globals.sched), "sched."),
+        own(Some(globals.gc_controller), "gc."),
+        own(Some(globals.memstats), "memstats."),
+        own(statistics.work, "work."),
+        own(statistics.mheap, "mheap."),
+        own(statistics.limiter, "limiter."),
+        own(statistics.cleanups, "cleanups."),
+    ]
+    .into_iter()
+    // One that is not known is still one: what an address counts as is its range's place in the list.
+    .map(Option::unwrap_or_default)
+    .collect();
     symbols
         .find(image, WITNESSES)
         .into_iter()
