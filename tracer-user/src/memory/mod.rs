@@ -1,6 +1,7 @@
 //! Reading a live Go process from outside: goroutines, stacks, scheduler and GC figures. Reads only: the
 //! target is never stopped, written to or probed.
 
+mod ancestors;
 mod check;
 mod details;
 mod figures;
@@ -16,8 +17,10 @@ mod semaphore;
 mod snapshot;
 mod stack;
 mod symbolizer;
+mod threads;
 mod wait;
 
+pub use ancestors::Ancestor;
 pub use details::{Details, Want};
 pub use figures::Figures;
 pub use goroutine::{Goroutine, Park, Status};
@@ -30,7 +33,8 @@ pub use runtime::{Runtime, RuntimeError};
 pub use snapshot::Snapshot;
 pub use stack::{Pc, Stack};
 pub use symbolizer::Symbolizer;
-pub use wait::{Case, Channel, Direction, MAX_CASES, Target, Wait};
+pub use threads::Thread;
+pub use wait::{Case, Channel, Direction, MAX_CASES, Poll, Target, Timer, Wait};
 
 /// `CLOCK_MONOTONIC` in nanoseconds: the clock of Go's `nanotime` and of the probes' records (TIME-1).
 #[must_use]

@@ -4,11 +4,12 @@ use std::collections::HashMap;
 
 use super::details::{Budget, Details, Want};
 use super::figures::Figures;
-use super::goroutine::{Goroutine, Park, Status};
+use super::goroutine::{Goroutine, Park, SCAN, Status};
 use super::monotonic_ns;
 use super::reader::{Reader, field, u8_at, u32_at, u64_at};
 use super::runtime::{Runtime, RuntimeError};
 use super::stack::{End, Stack, StackCopy, Unwinder};
+use super::threads::Thread;
 
 /// Bytes of each stack that are read at first; most parked stacks are shorter.
 const STACK_WINDOW: u64 = 2048;
@@ -136,32 +137,12 @@ impl<R: Reader> Runtime<'_, R> {
         Status::from_word(u32_at(g, self.binary.layout().g.atomicstatus))
     }
 
-    /// Which thread runs which g: `m.curg` and `m.procid` of all Ms.
-    fn running_threads(&self) -> Result<HashMap<u64, u32>, RuntimeError> {
-        let layout = &self.binary.layout().m;
-        let read = |address: u64| self.memory.u64(address).map_err(|e| self.read_error(e));
-        let mut threads = HashMap::new();
-        let mut m = read(self.global(self.binary.globals().allm))?;
-        for _ in 0..1 << 16 {
-            if m == 0 {
-                break;
-            }
-            let curg = read(field(m, layout.curg))?;
-            let procid = read(field(m, layout.procid))?;
-            if curg != 0 {
-                threads.insert(curg, u32::try_from(procid).unwrap_or(0));
-            }
-            m = read(field(m, layout.alllink))?;
-        }
-        Ok(threads)
-    }
-
     /// Reads the stacks of some goroutines, checks that none changed meanwhile, and reads those that did
     /// once more.
     fn read_chunk(
         &self,
         raws: &[RawG<'_>],
-        threads: &HashMap<u64, u32>,
+        threads: &HashMap<u64, Thread>,
         unwinding: (&mut Unwinder<'_>, (&mut u64, &mut Budget)),
         system: &mut SystemStarts,
         into: &mut Into<'_>,
@@ -281,7 +262,7 @@ impl<R: Reader> Runtime<'_, R> {
         raw: &RawG<'_>,
         stack: Stack,
         torn: bool,
-        threads: &HashMap<u64, u32>,
+        threads: &HashMap<u64, Thread>,
         system: &mut SystemStarts,
     ) -> Goroutine {
         let layout = &self.binary.layout().g;
@@ -307,7 +288,8 @@ impl<R: Reader> Runtime<'_, R> {
             gopc: linked(u64_at(g, layout.gopc)),
             startpc,
             parent_goid: layout.parent_goid.map_or(0, |at| u64_at(g, at)),
-            thread_id: threads.get(&raw.address).copied(),
+            thread: threads.get(&raw.address).copied(),
+            scan: u32_at(g, layout.atomicstatus) & SCAN != 0,
             locked: u64_at(g, layout.lockedm) != 0,
             system: system.is_system(self, startpc),
             park,

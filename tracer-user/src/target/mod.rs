@@ -1,6 +1,7 @@
 //! Processes: finding one, telling it from another, and noticing its end. Knows nothing of Go layouts.
 
 mod container;
+mod descriptors;
 mod exit;
 mod files;
 mod identity;
@@ -8,6 +9,7 @@ mod limits;
 mod maps;
 
 pub use container::{Container, container_of};
+pub use descriptors::{Descriptor, Descriptors};
 pub use exit::{Exit, Watch, signal_name};
 pub use files::{debug_file, mapped_libraries, read_file, read_library};
 pub use identity::{Identity, Look, Target, TargetError, process_ids};

@@ -18,8 +18,9 @@ use super::super::version::GoVersion;
 use super::{Layout, LayoutSource, table};
 
 /// Functions of the runtime that every program has, and that together use every field of [`Layout`]: goroutines
-/// and stacks, Ms, Ps, the scheduler, channels and sudogs, the collector, its statistics, panics, signals.
-const WITNESSES: [&str; 44] = [
+/// and stacks, Ms, Ps, the scheduler, channels and sudogs, the collector, its statistics, panics, signals, the poller,
+/// ancestors, spans.
+const WITNESSES: [&str; 51] = [
     "runtime.newproc1",
     "runtime.casgstatus",
     "runtime.gopark",
@@ -64,6 +65,13 @@ const WITNESSES: [&str; 44] = [
     "runtime.(*gcControllerState).endCycle",
     "runtime.gcMarkTermination",
     "runtime.stopTheWorldWithSema",
+    "runtime.netpollready",
+    "runtime.netpollblock",
+    "runtime.printAncestorTraceback",
+    "runtime.(*mheap).initSpan",
+    "runtime.(*sweepLocked).sweep",
+    "runtime.addspecial",
+    "runtime.wbBufFlush1",
 ];
 
 /// Fewer than these in a program prove nothing.

@@ -3,16 +3,18 @@
 mod document;
 mod filter;
 mod group;
+mod io;
 mod profile;
 mod text;
 mod waits;
 
+use std::collections::HashMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use gotrail::agent::understand;
-use gotrail::memory::{Details, Goroutine, Runtime, Snapshot, Symbolizer, Want};
-use gotrail::target::Target;
+use gotrail::memory::{Details, Goroutine, Runtime, Snapshot, Symbolizer, Wait, Want};
+use gotrail::target::{Descriptor, Descriptors, Target};
 use gotrail::text::duration;
 
 use super::args::{DumpArgs, DumpFormat};
@@ -28,6 +30,8 @@ pub(super) struct Dump<'a> {
     shown: Vec<&'a Goroutine>,
     /// Whether labels were to be read.
     labels: bool,
+    /// The file descriptors that are waited on.
+    files: HashMap<u64, Descriptor>,
 }
 
 impl Dump<'_> {
@@ -76,6 +80,7 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
         waits: args.waits || args.format == DumpFormat::Json,
         labels: !args.no_labels
             && (filter.needs_labels() || !is_traceback && args.format != DumpFormat::Folded),
+        origins: is_traceback || args.format == DumpFormat::Json,
     };
     let (snapshot, details) = runtime.snapshot_with(want)?;
     let mut dump = Dump {
@@ -85,6 +90,7 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
         details: &details,
         shown: Vec::new(),
         labels: want.labels,
+        files: files(&target, &details),
     };
     let mut symbolizer = Symbolizer::default();
     let chosen = |g: &&Goroutine| args.system || !g.system;
@@ -113,6 +119,22 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
     }
     eprintln!("{}", closing(&snapshot, &details, hidden));
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the file descriptors are that goroutines wait on. The process goes on meanwhile: one that was closed since the
+/// snapshot is not there, and one that was opened anew is the new file.
+fn files(target: &Target, details: &Details) -> HashMap<u64, Descriptor> {
+    let mut descriptors = Descriptors::of(target.pid());
+    let mut files = HashMap::new();
+    for wait in details.waits.values() {
+        if let Wait::Io(Some(poll)) = wait
+            && !files.contains_key(&poll.fd)
+            && let Some(found) = descriptors.find(poll.fd)
+        {
+            files.insert(poll.fd, found);
+        }
+    }
+    files
 }
 
 /// Combinations that make no sense, before anything is read.

@@ -1,7 +1,7 @@
 //! The text of a Go traceback, for people and for tools that read one.
 
 use gotrail::binary::Frame;
-use gotrail::memory::{Goroutine, Pc, Status, Symbolizer, monotonic_ns};
+use gotrail::memory::{Ancestor, Goroutine, Pc, Status, Symbolizer, monotonic_ns};
 use gotrail::text::printable;
 
 use super::Dump;
@@ -14,6 +14,9 @@ pub(super) fn traceback(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> String 
         stack(dump, g, symbolizer, &mut out);
         if let Some(created) = created_by(dump, g, true, symbolizer) {
             out.push_str(&created);
+        }
+        for ancestor in dump.details.ancestors.get(&g.goid).into_iter().flatten() {
+            originating(dump, ancestor, symbolizer, &mut out);
         }
         out.push('\n');
     }
@@ -61,9 +64,40 @@ pub(super) fn created_by(
         goid if goid != 0 && with_parent => format!(" in goroutine {goid}"),
         _ => String::new(),
     };
+    Some(format!("created by {}", place_text(&frame, &parent)))
+}
+
+/// A function and its place: `main.main in goroutine 1`, and the line of the file below it.
+fn place_text(frame: &Frame, behind: &str) -> String {
     let offset = if frame.offset == 0 { String::new() } else { format!(" +{:#x}", frame.offset) };
     let (function, file) = (printable(&shortened(&frame.function)), printable(&frame.file));
-    Some(format!("created by {function}{parent}\n\t{file}:{}{offset}\n", frame.line))
+    format!("{function}{behind}\n\t{file}:{}{offset}\n", frame.line)
+}
+
+/// An ancestor as the runtime prints it (`printAncestorTraceback`, runtime/traceback.go): frames by the name that was
+/// inlined, with the offset of the function itself.
+fn originating(dump: &Dump<'_>, ancestor: &Ancestor, symbolizer: &mut Symbolizer, out: &mut String) {
+    let binary = dump.runtime.binary();
+    out.push_str(&format!("[originating from goroutine {}]:\n", ancestor.goid));
+    for pc in &ancestor.pcs {
+        let frames = symbolizer.frames(binary, *pc);
+        if let (Some(inner), Some(whole)) = (frames.first(), frames.last())
+            && is_shown(whole)
+        {
+            out.push_str(&frame_text(&Frame { offset: whole.offset, inlined: whole.offset == 0, ..inner.clone() }));
+        }
+    }
+    if ancestor.truncated {
+        out.push_str("...additional frames elided...\n");
+    }
+    let creation = Pc { address: ancestor.gopc, exact: false };
+    if let Some(frame) = symbolizer.innermost_physical(binary, creation)
+        && ancestor.goid != 1
+        && ancestor.gopc != 0
+        && is_shown(&frame)
+    {
+        out.push_str(&format!("created by {}", place_text(&frame, "")));
+    }
 }
 
 fn header(dump: &Dump<'_>, g: &Goroutine) -> String {
@@ -71,6 +105,13 @@ fn header(dump: &Dump<'_>, g: &Goroutine) -> String {
     let mut text = format!("goroutine {} [{status}", g.goid);
     if g.status == Status::Leaked {
         text.push_str(" (leaked)");
+    }
+    if g.scan {
+        text.push_str(" (scan)");
+    }
+    let bubble = dump.details.bubbles.get(&g.goid);
+    if bubble.is_some() && g.status == Status::Waiting && is_idle_in_bubble(&status) {
+        text.push_str(" (durable)");
     }
     let minutes = if g.wait_since_ns == 0 {
         0
@@ -83,8 +124,27 @@ fn header(dump: &Dump<'_>, g: &Goroutine) -> String {
     if g.locked {
         text.push_str(", locked to thread");
     }
+    if let Some(bubble) = bubble {
+        text.push_str(&format!(", synctest bubble {bubble}"));
+    }
     text.push_str("]:\n");
     text
+}
+
+/// Waits that only another goroutine of the bubble, or its false clock, can end, and that do not say so by their own name
+/// (`isIdleInSynctest`, runtime/runtime2.go, Go 1.25 on).
+fn is_idle_in_bubble(reason: &str) -> bool {
+    matches!(
+        reason,
+        "chan receive (nil chan)"
+            | "chan send (nil chan)"
+            | "select (no cases)"
+            | "sleep"
+            | "sync.Cond.Wait"
+            | "coroutine"
+            | "synctest.Run"
+            | "synctest.Wait"
+    )
 }
 
 fn frame_text(frame: &Frame) -> String {
