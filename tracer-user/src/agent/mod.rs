@@ -2,8 +2,10 @@
 
 mod budget;
 mod executable;
+mod rings;
 mod watcher;
 
 pub use budget::{Demotion, TRAP_NS, trap_ns};
 pub use executable::understand;
+pub use rings::{Ring, Rings, Waited, find_rings};
 pub use watcher::{Notice, Options, Summary, WatchError, Watcher};

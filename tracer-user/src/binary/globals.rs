@@ -30,6 +30,19 @@ pub struct Globals {
     pub gcphase: u64,
     /// Whether they came from machine code.
     pub from_code: bool,
+    /// Those that only some features need.
+    pub heap: HeapGlobals,
+}
+
+/// Linked addresses of the globals of the heap; what needs one that is missing is refused by name.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HeapGlobals {
+    /// `runtime.mheap_`.
+    pub mheap: Option<u64>,
+    /// `runtime.allfin`, the head of a list of `finBlock`s.
+    pub allfin: Option<u64>,
+    /// `runtime.gcCleanups` (Go 1.25 on).
+    pub cleanups: Option<u64>,
 }
 
 impl Globals {
@@ -87,7 +100,8 @@ impl Globals {
             Some(gcphase),
         ] = image.symbol_addresses(NAMES)
         {
-            return Ok(Self { allgs, allp, allm, sched, gc_controller, memstats, gcphase, from_code: false });
+            let heap = HeapGlobals::of_symbols(image);
+            return Ok(Self { allgs, allp, allm, sched, gc_controller, memstats, gcphase, from_code: false, heap });
         }
         let recipe = |name, function, reference, delta| Recipe { name, function, reference, delta };
         let recipes = [
@@ -115,6 +129,29 @@ impl Globals {
                 .ok_or_else(|| error(format!("{} does not refer to it where it should", recipe.function)))?;
         }
         let [allgs, allp, allm, sched, gc_controller, memstats, gcphase] = found;
-        Ok(Self { allgs, allp, allm, sched, gc_controller, memstats, gcphase, from_code: true })
+        let heap = HeapGlobals::of_code(image, symbols);
+        Ok(Self { allgs, allp, allm, sched, gc_controller, memstats, gcphase, from_code: true, heap })
+    }
+}
+
+impl HeapGlobals {
+    fn of_symbols(image: &Image) -> Self {
+        let [mheap, allfin, cleanups] =
+            image.symbol_addresses(["runtime.mheap_", "runtime.allfin", "runtime.gcCleanups"]);
+        Self { mheap, allfin, cleanups }
+    }
+
+    /// What is found is checked on the live process before it is believed: see `memory/spans.rs`, `memory/roots.rs`.
+    fn of_code(image: &Image, symbols: &Symbols) -> Self {
+        const RECIPES: [(&str, usize); 3] =
+            [("runtime.gcSweep", 1), ("runtime.queuefinalizer", 5), ("runtime.runCleanups", 2)];
+        let functions = symbols.find(image, RECIPES.map(|(function, _)| function));
+        let mut found = [None; 3];
+        for (((_, reference), function), slot) in RECIPES.iter().zip(functions).zip(&mut found) {
+            let code = function.and_then(|function| Code::of(image, function));
+            *slot = code.and_then(|code| code.references().get(*reference).copied());
+        }
+        let [mheap, allfin, cleanups] = found;
+        Self { mheap, allfin, cleanups }
     }
 }

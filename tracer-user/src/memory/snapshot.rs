@@ -301,10 +301,10 @@ impl<R: Reader> Runtime<'_, R> {
 
 #[derive(Clone, Copy)]
 pub(super) struct Start {
-    pc: u64,
+    pub(super) pc: u64,
     pub(super) sp: u64,
     pub(super) hi: u64,
-    exact: bool,
+    pub(super) exact: bool,
 }
 
 impl Start {

@@ -97,6 +97,14 @@ impl Cursor {
     }
 }
 
+/// One frame, and where it lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FrameAt {
+    pub(super) pc: Pc,
+    /// From its lowest address to the frame of its caller.
+    pub(super) range: Range<u64>,
+}
+
 /// How an unwinding ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum End {
@@ -134,6 +142,27 @@ impl<'a> Unwinder<'a> {
                 return (stack, end);
             }
         }
+    }
+
+    /// All frames from `pc` and `sp` on, innermost first, as far as the copy goes; and whether that is all of them.
+    pub(super) fn frames(&mut self, pc: u64, sp: u64, exact: bool, copy: &StackCopy<'_>) -> (Vec<FrameAt>, bool) {
+        let mut frames = Vec::new();
+        let mut cursor = Cursor::new(pc, sp, exact);
+        while frames.len() < MAX_DEPTH {
+            let (pc, start) = (Pc { address: cursor.pc.wrapping_sub(self.bias), exact: cursor.exact }, cursor.sp);
+            let end = self.advance(&mut cursor, copy);
+            if end == Some(End::Lost) {
+                return (frames, false);
+            }
+            let upto = if end.is_some() { copy.end() } else { cursor.sp.min(copy.end()) };
+            frames.push(FrameAt { pc, range: start..upto.max(start) });
+            match end {
+                None => {}
+                Some(End::Complete) => return (frames, true),
+                Some(_) => return (frames, false),
+            }
+        }
+        (frames, false)
     }
 
     /// The frames around the first one of a function that `wanted` accepts by name, among the `most` innermost:

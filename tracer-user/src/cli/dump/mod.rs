@@ -1,5 +1,6 @@
 //! `gotrail dump`: every goroutine, in the forms that people and tools read.
 
+mod cycles;
 mod document;
 mod filter;
 mod group;

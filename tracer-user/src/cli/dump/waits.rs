@@ -2,7 +2,7 @@
 //!
 //! Nothing here says who *will* wake somebody. Go records neither who holds a lock nor who will use a channel. That
 //! nobody can wake the waiter of a nil channel is certain; an address on a stack is a hint, as slots of frames keep
-//! what was there before.
+//! what was there before. Goroutines that wait for each other are in `cycles.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
@@ -14,7 +14,7 @@ use gotrail::text::{duration, printable};
 use serde_json::{Value, json};
 
 use super::super::failure::Failure;
-use super::{Dump, document, group, io, text};
+use super::{Dump, cycles, document, group, io, text};
 
 /// Most things that are shown as text.
 const THINGS: usize = 40;
@@ -144,7 +144,7 @@ pub(super) fn place(dump: &Dump<'_>, g: &Goroutine, symbolizer: &mut Symbolizer)
 /// For people.
 pub(super) fn text(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> Result<String, Failure> {
     let Things { things, holders, forever } = things(dump, symbolizer)?;
-    let mut out = String::new();
+    let mut out = cycles::text(dump, &cycles::find(dump, symbolizer)?, symbolizer);
     // Writing to a String can't fail.
     if !forever.is_empty() {
         let _ = writeln!(
@@ -364,7 +364,10 @@ pub(super) fn json(
             value
         })
         .collect();
+    let (cycles, why_none) = cycles::json(dump, &cycles::find(dump, symbolizer)?, symbolizer);
     Ok(vec![
+        ("cycles", cycles),
+        ("cycles_not_looked_for", why_none),
         ("targets", Value::Array(targets)),
         ("waiting_for_ever", forever.iter().map(|g| g.goid).collect()),
         ("stacks_not_searched", json!(holders.not_searched)),
