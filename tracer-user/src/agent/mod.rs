@@ -7,5 +7,5 @@ mod watcher;
 
 pub use budget::{Demotion, TRAP_NS, trap_ns};
 pub use executable::understand;
-pub use rings::{Ring, Rings, Waited, find_rings};
+pub use rings::{Reached, Ring, Rings, Waited, find_rings};
 pub use watcher::{Notice, Options, Summary, WatchError, Watcher};

@@ -3,22 +3,24 @@
 //! Go records neither who holds a lock nor who will use a channel. What counts here: that the lock is taken; which
 //! stacks lead to it, in which frames; whether the code of these takes locks before that place and has not given them
 //! back; and that all of it is the same at a second look. A ring by a mere pointer is suspected, one by locks that are
-//! held is confirmed.
+//! held is confirmed, and one whose things nothing that can still run reaches is proved (`memory/stranded.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::binary::{Locking, LockingCode};
 use crate::detect::Degree;
 use crate::memory::{
-    Details, Goroutine, LONGEST, Lock, LockState, Reach, Reader, Runtime, RuntimeError, Snapshot, Sought, Spans,
-    Symbolizer, Target, Wait, Want,
+    Details, Goroutine, LONGEST, Lock, LockState, NEEDED, Prover, Reach, Reader, Runtime, RuntimeError, Snapshot,
+    Sought, Spans, Symbolizer, Target, Unproven, Wait, Want,
 };
 use crate::model::{self, Evidence, WaitGraph};
 
 /// Time between the two looks, at least.
 const BETWEEN: Duration = Duration::from_millis(50);
+/// Scans in a row that reach what a ring waits on, after which that is believed.
+const ENOUGH_REACHED: u32 = 3;
 /// Bytes of a `sync.RWMutex`, the largest of the locks.
 const LOCK_SIZE: u64 = 24;
 /// Bytes of a `sync.Mutex`.
@@ -52,6 +54,19 @@ pub struct Ring {
     pub degree: Degree,
     /// Who, once around, and who is stuck behind; things by their number in [`Rings::things`].
     pub ring: model::Ring,
+    /// Whether anything that can still run reaches what its members wait on.
+    pub reach: Reached,
+}
+
+/// What scans of the whole heap said of a ring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reached {
+    /// Nothing does, in so many scans in a row.
+    ByNothing(u32),
+    /// Something does, in each of so many scans: by the heap, a variable, or another stack.
+    BySomething(u32),
+    /// Not known, and why.
+    Unknown(String),
 }
 
 /// All of them.
@@ -67,9 +82,12 @@ pub struct Rings {
     pub between_ns: u64,
     /// Why rings were not looked for.
     pub refused: Option<String>,
+    /// Rings by pointers alone that are none, as something else reaches what they wait on.
+    pub dropped: usize,
 }
 
-/// Looks for rings among the goroutines of a snapshot that was taken with [`Want::waits`].
+/// Looks for rings among the goroutines of a snapshot that was taken with [`Want::waits`]. Where there are some, the heap
+/// is read again and again to prove them, for at most `prove_for`.
 ///
 /// # Errors
 /// [`RuntimeError::Read`].
@@ -78,6 +96,7 @@ pub fn find_rings<R: Reader>(
     snapshot: &Snapshot,
     details: &Details,
     symbolizer: &mut Symbolizer,
+    prove_for: Duration,
 ) -> Result<Rings, RuntimeError> {
     let mut rings = Rings { things: things(runtime, snapshot, details, symbolizer), ..Rings::default() };
     if rings.things.is_empty() {
@@ -134,9 +153,82 @@ pub fn find_rings<R: Reader>(
         };
         let is_confirmed = rings.not_searched == 0 && ring.things.iter().all(is_held);
         let degree = if is_confirmed { Degree::Confirmed } else { Degree::Suspected };
-        rings.rings.push(Ring { degree, ring });
+        let reach = Reached::Unknown("it was not asked for".to_owned());
+        rings.rings.push(Ring { degree, ring, reach });
     }
+    if !prove_for.is_zero() && !rings.rings.is_empty() {
+        prove(runtime, &mut rings.rings, prove_for)?;
+    }
+    let before = rings.rings.len();
+    let things = &rings.things;
+    rings.rings.retain(|found| !is_open(found, &graph, things));
+    rings.dropped = before - rings.rings.len();
     Ok(rings)
+}
+
+/// Whether a ring by pointers alone is none: something else reaches what it waits on. Who holds a lock by its code is not
+/// freed by another that only reaches it.
+fn is_open(found: &Ring, graph: &WaitGraph, things: &[Waited]) -> bool {
+    let by_pointer = |number: &usize| {
+        let is_lock = things.get(*number).and_then(|thing| thing.lock).is_some_and(|lock| {
+            matches!(lock.state, LockState::Mutex { .. } | LockState::RwMutex { .. })
+        });
+        let held = graph.things.get(*number).is_some_and(|node| {
+            node.enders.values().any(|evidence| matches!(evidence, Evidence::Holds | Evidence::Before))
+        });
+        !(is_lock && held)
+    };
+    matches!(found.reach, Reached::BySomething(_)) && found.ring.things.iter().any(by_pointer)
+}
+
+/// Scans the heap until each ring is proved, or was reached in as many scans as are needed to say so, or the time is up.
+fn prove<R: Reader>(
+    runtime: &Runtime<'_, R>,
+    rings: &mut [Ring],
+    prove_for: Duration,
+) -> Result<(), RuntimeError> {
+    let begin = Instant::now();
+    let mut prover = Prover::new(runtime);
+    let mut reached: Vec<u32> = vec![0; rings.len()];
+    let mut why = None;
+    loop {
+        let scan_begin = Instant::now();
+        match prover.scan() {
+            Ok(Ok(_)) => {}
+            Ok(Err(Unproven(reason))) | Err(RuntimeError::SelfCheck { what: reason, .. }) => {
+                why = Some(reason);
+                break;
+            }
+            Err(error) => return Err(error),
+        }
+        let mut undecided = false;
+        for (ring, reached) in rings.iter().zip(&mut reached) {
+            let streak = ring.ring.members.iter().map(|goid| prover.streak(*goid)).min().unwrap_or(0);
+            *reached = if streak == 0 { *reached + 1 } else { 0 };
+            undecided |= if streak == 0 { *reached < ENOUGH_REACHED } else { streak < NEEDED };
+        }
+        undecided |= !prover.has_seen_registers() && prover.scans() < 4 * NEEDED;
+        if !undecided || begin.elapsed() + scan_begin.elapsed() >= prove_for {
+            break;
+        }
+        std::thread::sleep(prover.gap());
+    }
+    for (ring, reached) in rings.iter_mut().zip(reached) {
+        let streak = ring.ring.members.iter().map(|goid| prover.streak(*goid)).min().unwrap_or(0);
+        ring.reach = match &why {
+            Some(why) => Reached::Unknown(why.clone()),
+            None if streak == 0 => Reached::BySomething(reached),
+            None if !prover.has_seen_registers() => Reached::Unknown(
+                "a goroutine ran all the time without being preempted, so that its registers were not seen"
+                    .to_owned(),
+            ),
+            None => Reached::ByNothing(streak),
+        };
+        if matches!(ring.reach, Reached::ByNothing(streak) if streak >= NEEDED) {
+            ring.degree = Degree::Proved;
+        }
+    }
+    Ok(())
 }
 
 /// All that is waited on, with the locks behind.

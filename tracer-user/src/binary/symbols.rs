@@ -165,10 +165,25 @@ impl Symbols {
         self.table.attach(image.bytes())
     }
 
-    fn record<'a>(&self, image: &'a Image, function: Function) -> Option<(ParsedPclntab<'a>, FuncData)> {
+    pub(super) fn record<'a>(
+        &self,
+        image: &'a Image,
+        function: Function,
+    ) -> Option<(ParsedPclntab<'a>, FuncData)> {
         let table = self.attach(image)?;
         let record = table.parse_func(function.record)?;
         Some((table, record))
+    }
+
+    /// `moduledata.gofunc`: what the offsets of funcdata count from.
+    pub(super) const fn gofunc(&self) -> Option<u64> {
+        self.gofunc
+    }
+
+    /// The value of a pc-value table at an offset from the function's entry.
+    #[expect(clippy::unused_self, reason = "a table of this program")]
+    pub(super) fn pc_value(&self, table: &ParsedPclntab<'_>, offset: u32, at: u64) -> Option<i32> {
+        value_at(table, offset, at, &Steps::new(MAX_LOOK_UP))
     }
 
     /// The name of a function.

@@ -26,6 +26,19 @@ pub struct Want {
     /// Their ancestors, which the runtime keeps with `GODEBUG=tracebackancestors=N` only, and the bubbles of
     /// testing/synctest that they are in.
     pub origins: bool,
+    /// With `waits`: where the runtime keeps what it knows of those that wait.
+    pub places: bool,
+}
+
+/// Where the runtime keeps what it knows of a parked goroutine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Its `g`.
+    pub(super) g: u64,
+    /// `g.waiting`.
+    pub(super) waiting: u64,
+    /// Its `sudog`s.
+    pub(super) sudogs: Vec<u64>,
 }
 
 /// What one snapshot may read of it: far more than real programs have, so that memory that was made to lead astray
@@ -60,6 +73,8 @@ pub struct Details {
     pub ancestors: HashMap<u64, Vec<Ancestor>>,
     /// By goroutine id: the numbers of the testing/synctest bubbles of those that are in one.
     pub bubbles: HashMap<u64, u64>,
+    /// By goroutine id, of those that wait.
+    pub(super) places: HashMap<u64, Place>,
 }
 
 /// A parked goroutine.
@@ -82,6 +97,8 @@ pub(super) struct Draft {
     /// For each of them; empty if not wanted.
     ancestors: Vec<Vec<Ancestor>>,
     bubbles: Vec<Option<u64>>,
+    /// For each of them, its `g` and `g.waiting`; empty if not wanted.
+    places: Vec<(u64, u64)>,
 }
 
 #[derive(Clone, Copy)]
@@ -112,12 +129,17 @@ impl<R: Reader> Runtime<'_, R> {
             labels: vec![None; raws.len()],
             ancestors: Vec::new(),
             bubbles: Vec::new(),
+            places: Vec::new(),
         };
         if want.waits {
             self.draft_waits(raws, unwinder, budget, &mut draft)?;
         }
         if want.labels {
             self.draft_labels(raws, budget, &mut draft);
+        }
+        if want.places {
+            let waiting = self.binary.layout().g.waiting;
+            draft.places = raws.iter().map(|raw| (raw.address, u64_at(raw.bytes, waiting))).collect();
         }
         if want.origins {
             draft.ancestors = raws.iter().map(|raw| self.ancestors(raw.bytes, budget)).collect();
@@ -195,7 +217,8 @@ impl<R: Reader> Runtime<'_, R> {
             indices.iter().map(parked).collect()
         };
         for (index, found) in semaphores.iter().zip(self.semaphores(&parked(&semaphores), unwinder)?) {
-            draft.waits[*index] = Some(Wait::Semaphore(found));
+            draft.waits[*index] = Some(Wait::Semaphore(found.map(|(semaphore, _)| semaphore)));
+            draft.queued[*index].extend(found.map(|(_, sudog)| Sudog { at: sudog, next: 0 }));
         }
         for (index, found) in conds.iter().zip(self.conds(&parked(&conds), unwinder, budget)?) {
             draft.waits[*index] = Some(Wait::Cond(found));
@@ -288,7 +311,7 @@ impl<R: Reader> Runtime<'_, R> {
                     Kind::Cond if c == 0 && elem != 0 => *wait = Some(Wait::Cond(Some(elem))),
                     _ => *wait = Some(Wait::Unread),
                 }
-                if c != 0 && draft.queued[index].len() < MAX_CASES {
+                if draft.queued[index].len() < MAX_CASES {
                     draft.queued[index].push(Sudog { at, next: u64_at(sudog, layout.next) });
                 }
             }
@@ -393,6 +416,10 @@ impl Details {
                     case.direction =
                         direction(channel, receivers.contains(&sudog.at), senders.contains(&sudog.at));
                 }
+            }
+            if let Some((g, waiting)) = draft.places.get(*index).copied() {
+                let sudogs = draft.queued[*index].iter().map(|sudog| sudog.at).collect();
+                self.places.insert(*goid, Place { g, waiting, sudogs });
             }
             self.waits.insert(*goid, wait);
         }

@@ -32,20 +32,20 @@ struct Candidate {
 }
 
 impl<R: Reader> Runtime<'_, R> {
-    /// The semaphores of goroutines that wait in `runtime.semacquire1` (runtime/sema.go): its `sudog` and the
-    /// semaphore's address are both needed after the wait, so both are in the frame or with its arguments.
+    /// The semaphores of goroutines that wait in `runtime.semacquire1` (runtime/sema.go), each with its `sudog`: that
+    /// and the semaphore's address are both needed after the wait, so both are in the frame or with its arguments.
     pub(super) fn semaphores(
         &self,
         waiters: &[Parked],
         unwinder: &mut Unwinder<'_>,
-    ) -> Result<Vec<Option<u64>>, RuntimeError> {
+    ) -> Result<Vec<Option<(u64, u64)>>, RuntimeError> {
         let layout = &self.binary.layout().sudog;
         let words = self.frames(waiters, unwinder, |name| name == "runtime.semacquire1")?;
         let candidates = candidates(&words, waiters, |word| [word]);
         let size = self.sudog_size();
         let parts: Vec<(u64, usize)> = candidates.iter().map(|c| (c.address, size)).collect();
         let (bytes, read) = self.memory.read_batch(&parts).map_err(|e| self.read_error(e))?;
-        let mut found: Vec<HashSet<u64>> = vec![HashSet::new(); waiters.len()];
+        let mut found: Vec<HashSet<(u64, u64)>> = vec![HashSet::new(); waiters.len()];
         for ((candidate, sudog), read) in candidates.iter().zip(bytes.chunks_exact(size)).zip(read) {
             let semaphore = u64_at(sudog, layout.elem);
             let is_queued = read
@@ -55,7 +55,7 @@ impl<R: Reader> Runtime<'_, R> {
                 && semaphore & 3 == 0
                 && words[candidate.waiter].contains(&semaphore);
             if is_queued && MEMORY.contains(&semaphore) {
-                found[candidate.waiter].insert(semaphore);
+                found[candidate.waiter].insert((semaphore, candidate.address));
             }
         }
         Ok(found.into_iter().map(only).collect())
@@ -98,8 +98,13 @@ impl<R: Reader> Runtime<'_, R> {
                 deadline_ns: u64::try_from(deadline).ok().filter(|at| *at != 0),
             });
         }
-        let lone = |found: Vec<Poll>| if let [poll] = found[..] { Some(poll) } else { None };
-        Ok(found.into_iter().map(lone).collect())
+        // From the field of one that writes, one word on from that of one that reads, there is a false one as well; the
+        // frame has the true one itself.
+        let lone = |(found, words): (Vec<Poll>, &Vec<u64>)| {
+            let direct: Vec<Poll> = found.iter().copied().filter(|poll| words.contains(&poll.desc)).collect();
+            if let [poll] = if direct.is_empty() { &found[..] } else { &direct[..] } { Some(*poll) } else { None }
+        };
+        Ok(found.into_iter().zip(&words).map(lone).collect())
     }
 
     /// The lists of waiters of goroutines in `sync.(*Cond).Wait`: the waiter's own `sudog` is in that list.
@@ -225,7 +230,7 @@ fn candidates<const N: usize>(
     candidates
 }
 
-fn only(found: HashSet<u64>) -> Option<u64> {
+fn only<T>(found: HashSet<T>) -> Option<T> {
     let mut found = found.into_iter();
     found.next().filter(|_| found.next().is_none())
 }

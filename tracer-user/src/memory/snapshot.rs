@@ -257,6 +257,18 @@ impl<R: Reader> Runtime<'_, R> {
         (lo < sp && sp < hi && hi - lo < 1 << 40 && sp & 7 == 0).then_some(Start { pc, sp, hi, exact })
     }
 
+    /// Whether one of the runtime's own goroutines is in a finalizer or a cleanup of the program: the runtime notes that
+    /// in a variable, or in `g.runningCleanups`; what is seen from outside is that it waits, and not for its next task.
+    fn runs_for_program(&self, g: &[u8]) -> bool {
+        let layout = &self.binary.layout().g;
+        let startpc = u64_at(g, layout.startpc).wrapping_sub(self.bias);
+        let calls_back = self.binary.function_name(startpc).is_some_and(|name| {
+            matches!(name, "runtime.runfinq" | "runtime.runFinalizers" | "runtime.runCleanups")
+        });
+        let reason = self.wait_reason(u8_at(g, layout.waitreason));
+        calls_back && self.status(g).is_parked() && !matches!(reason, "finalizer wait" | "cleanup wait")
+    }
+
     fn goroutine(
         &self,
         raw: &RawG<'_>,
@@ -291,7 +303,7 @@ impl<R: Reader> Runtime<'_, R> {
             thread: threads.get(&raw.address).copied(),
             scan: u32_at(g, layout.atomicstatus) & SCAN != 0,
             locked: u64_at(g, layout.lockedm) != 0,
-            system: system.is_system(self, startpc),
+            system: system.is_system(self, startpc) && !self.runs_for_program(g),
             park,
             stack,
             torn,
@@ -322,7 +334,8 @@ impl SystemStarts {
     fn is_system<R: Reader>(&mut self, runtime: &Runtime<'_, R>, startpc: u64) -> bool {
         *self.0.entry(startpc).or_insert_with(|| {
             runtime.binary.function_name(startpc).is_some_and(|name| {
-                name.starts_with("runtime.") && !matches!(name, "runtime.main" | "runtime.handleAsyncEvent")
+                let own = ["runtime.main", "runtime.handleAsyncEvent", "runtime.corostart"];
+                name.starts_with("runtime.") && !own.contains(&name)
             })
         })
     }

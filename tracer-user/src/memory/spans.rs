@@ -61,21 +61,69 @@ pub struct Object {
 
 /// All spans in use, by address.
 #[derive(Clone, Debug, Default)]
-pub struct Spans(Vec<Span>);
+pub struct Spans {
+    spans: Vec<Span>,
+    /// The span of each page from the first on, by number; one more than that, 0 for none. Empty where the heap is so
+    /// scattered that the table would be too large.
+    pages: Vec<u32>,
+}
+
+/// Most pages of the table: those of half a terabyte.
+const MOST_PAGES: u64 = 1 << 26;
 
 impl Spans {
+    pub(super) fn new(mut spans: Vec<Span>) -> Self {
+        spans.sort_unstable_by_key(|span| span.start);
+        spans.dedup_by_key(|span| span.start);
+        let (low, high) = match (spans.first(), spans.last()) {
+            (Some(first), Some(last)) => (first.start, last.limit),
+            _ => return Self::default(),
+        };
+        let count = (high - low).div_ceil(PAGE);
+        let mut pages = Vec::new();
+        if count <= MOST_PAGES {
+            pages = vec![0; count as usize];
+            for (number, span) in (1..).zip(&spans) {
+                let first = ((span.start - low) / PAGE) as usize;
+                let last = (span.limit - low).div_ceil(PAGE) as usize;
+                for page in pages.get_mut(first..last).into_iter().flatten() {
+                    *page = number;
+                }
+            }
+        }
+        Self { spans, pages }
+    }
+
     /// In the order of their addresses.
     #[must_use]
     pub fn all(&self) -> &[Span] {
-        &self.0
+        &self.spans
+    }
+
+    /// The first address of the first one, and the one behind the last object of the last.
+    #[must_use]
+    pub fn bounds(&self) -> (u64, u64) {
+        match (self.spans.first(), self.spans.last()) {
+            (Some(first), Some(last)) => (first.start, last.limit),
+            _ => (0, 0),
+        }
     }
 
     /// The object that holds an address.
     #[must_use]
     pub fn find(&self, address: u64) -> Option<Object> {
-        let at = self.0.partition_point(|span| span.start <= address).checked_sub(1)?;
-        let span = self.0.get(at)?;
-        if address >= span.limit {
+        let (low, high) = self.bounds();
+        if address < low || address >= high {
+            return None;
+        }
+        let at = if self.pages.is_empty() {
+            self.spans.partition_point(|span| span.start <= address).checked_sub(1)?
+        } else {
+            let number = *self.pages.get(((address - low) / PAGE) as usize)?;
+            (number as usize).checked_sub(1)?
+        };
+        let span = self.spans.get(at)?;
+        if address < span.start || address >= span.limit {
             return None;
         }
         let index = span.index(address);
@@ -90,7 +138,7 @@ impl Spans {
     /// Bytes of the objects that may hold pointers.
     #[must_use]
     pub fn scannable(&self) -> u64 {
-        self.0.iter().filter(|span| !span.noscan).map(|span| span.limit - span.start).sum()
+        self.spans.iter().filter(|span| !span.noscan).map(|span| span.limit - span.start).sum()
     }
 }
 
@@ -163,9 +211,7 @@ impl<R: Reader> Runtime<'_, R> {
         if wrong * 8 > spans.len() {
             return Err(self.no_heap(format!("{wrong} spans of {} do not hold together", spans.len() + wrong)));
         }
-        spans.sort_unstable_by_key(|span| span.start);
-        spans.dedup_by_key(|span| span.start);
-        Ok(Some(Spans(spans)))
+        Ok(Some(Spans::new(spans)))
     }
 
     fn no_heap(&self, what: String) -> RuntimeError {
@@ -189,7 +235,7 @@ mod tests {
             specials: 0,
         };
         let one = Span { multiplier: 0, ..span(0x10_0000, 40960, 1) };
-        let spans = Spans(vec![span(0x1_0000, 48, 170), one]);
+        let spans = Spans::new(vec![span(0x1_0000, 48, 170), one]);
         assert_eq!(spans.find(0x1_0000 + 47).unwrap().base, 0x1_0000);
         let found = spans.find(0x1_0000 + 48 * 169 + 5).unwrap();
         assert_eq!((found.base, found.index, found.span), (0x1_0000 + 48 * 169, 169, 0));

@@ -75,6 +75,10 @@ impl StackCopy<'_> {
         range.step_by(8).map_while(|address| self.word(address))
     }
 
+    pub(super) fn word_at(&self, address: u64) -> Option<u64> {
+        self.word(address)
+    }
+
     fn word(&self, address: u64) -> Option<u64> {
         let at = usize::try_from(address.checked_sub(self.start)?).ok()?;
         (at.checked_add(8)? <= self.bytes.len()).then(|| u64_at(&self.bytes[at..], 0))

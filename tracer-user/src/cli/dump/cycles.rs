@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-use gotrail::agent::{Ring, Rings, Waited, find_rings};
+use gotrail::agent::{Reached, Ring, Rings, Waited, find_rings};
 use gotrail::detect::Degree;
 use gotrail::memory::{Goroutine, Symbolizer, Target};
 use gotrail::model::{Edge, Evidence};
@@ -20,7 +20,7 @@ const IDS: usize = 8;
 
 /// Looks for them.
 pub(super) fn find(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> Result<Rings, Failure> {
-    Ok(find_rings(dump.runtime, dump.snapshot, dump.details, symbolizer)?)
+    Ok(find_rings(dump.runtime, dump.snapshot, dump.details, symbolizer, dump.prove_for)?)
 }
 
 /// For people: `DEADLOCK (confirmed): goroutine 7 waits for ...`.
@@ -116,6 +116,15 @@ fn evidence(rings: &Rings, found: &Ring) -> String {
             if others.len() == 1 { "has" } else { "have" },
         );
     }
+    match &found.reach {
+        Reached::ByNothing(scans) => {
+            let _ = write!(text, "; in {scans} scans of the heap in a row nothing that can run reached these things");
+        }
+        Reached::BySomething(_) => text.push_str("; not proved: other goroutines or variables reach these things"),
+        Reached::Unknown(why) => {
+            let _ = write!(text, "; not proved: {}", printable(why));
+        }
+    }
     if rings.not_searched != 0 {
         let _ = write!(text, "; {} stacks were not searched, or only in part", rings.not_searched);
     }
@@ -170,6 +179,11 @@ pub(super) fn json(dump: &Dump<'_>, rings: &Rings, symbolizer: &mut Symbolizer) 
             "waiting_behind": found.ring.behind,
             "evidence": evidence(rings, found),
             "disproved_by": disproof(found.degree),
+            "unreached_scans": match found.reach {
+                Reached::ByNothing(scans) => Some(scans),
+                Reached::BySomething(_) => Some(0),
+                Reached::Unknown(_) => None,
+            },
         })
     });
     (Value::Array(cycles.collect()), json!(rings.refused))

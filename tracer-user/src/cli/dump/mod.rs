@@ -12,6 +12,7 @@ mod waits;
 use std::collections::HashMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use gotrail::agent::understand;
 use gotrail::memory::{Details, Goroutine, Runtime, Snapshot, Symbolizer, Wait, Want};
@@ -33,6 +34,8 @@ pub(super) struct Dump<'a> {
     labels: bool,
     /// The file descriptors that are waited on.
     files: HashMap<u64, Descriptor>,
+    /// How long the heap may be read to prove deadlocks.
+    prove_for: Duration,
 }
 
 impl Dump<'_> {
@@ -82,6 +85,7 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
         labels: !args.no_labels
             && (filter.needs_labels() || !is_traceback && args.format != DumpFormat::Folded),
         origins: is_traceback || args.format == DumpFormat::Json,
+        places: false,
     };
     let (snapshot, details) = runtime.snapshot_with(want)?;
     let mut dump = Dump {
@@ -92,6 +96,7 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
         shown: Vec::new(),
         labels: want.labels,
         files: files(&target, &details),
+        prove_for: args.prove,
     };
     let mut symbolizer = Symbolizer::default();
     let chosen = |g: &&Goroutine| args.system || !g.system;
