@@ -279,6 +279,12 @@ impl Symbols {
         self.record(image, function).is_some_and(|(_, record)| record.flag & FLAG_TOP_FRAME != 0)
     }
 
+    /// Bytes of its arguments in its caller's frame, with the room to save those that come in registers; 0 if unknown.
+    #[must_use]
+    pub fn argument_bytes(&self, image: &Image, function: Function) -> u64 {
+        self.record(image, function).and_then(|(_, record)| u64::try_from(record.args).ok()).unwrap_or(0)
+    }
+
     /// Whether it has deferred calls to make when it returns (`_func.deferreturn`, runtime/runtime2.go).
     #[must_use]
     pub fn defers(&self, image: &Image, function: Function) -> bool {

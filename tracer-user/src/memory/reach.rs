@@ -15,6 +15,8 @@ const STACK_MOST: u64 = 256 * 1024;
 const MOST: u64 = 1 << 34;
 /// Places that are told in all.
 const MOST_FOUND: usize = 1 << 22;
+/// Bytes of arguments that are searched with a frame.
+const MOST_ARGUMENTS: u64 = 4096;
 /// Goroutines at a time.
 const BATCH: usize = 64;
 /// The longest range that can be asked for.
@@ -117,7 +119,8 @@ impl<R: Reader> Runtime<'_, R> {
                 let (frames, complete) = unwinder.frames(start.pc, start.sp, start.exact, &copy);
                 reach.cut += usize::from(!complete);
                 for (number, frame) in frames.iter().enumerate() {
-                    for thing in copy.words(frame.range.clone()).flat_map(|word| index.of_word(word)) {
+                    let own = frame.range.start..frame.range.end + frame.arguments.min(MOST_ARGUMENTS);
+                    for thing in copy.words(own).flat_map(|word| index.of_word(word)) {
                         note(&mut found, goid, thing, Some((number, frame.pc)));
                     }
                     for thing in index.of_code(self, frame.pc) {

@@ -46,6 +46,8 @@ struct Step {
     top: bool,
     /// The frame below was interrupted, not called: its address is exact.
     interrupts: bool,
+    /// Bytes in the caller's frame that belong to it: arguments, and room to save those that come in registers.
+    arguments: u64,
 }
 
 /// Unwinds by the function table's frame sizes, as the runtime's own tracebacks do; remembers each address.
@@ -107,6 +109,8 @@ pub(super) struct FrameAt {
     pub(super) pc: Pc,
     /// From its lowest address to the frame of its caller.
     pub(super) range: Range<u64>,
+    /// Bytes behind that, in its caller's frame, that are its own: arguments, and room to save those in registers.
+    pub(super) arguments: u64,
 }
 
 /// How an unwinding ended.
@@ -159,7 +163,8 @@ impl<'a> Unwinder<'a> {
                 return (frames, false);
             }
             let upto = if end.is_some() { copy.end() } else { cursor.sp.min(copy.end()) };
-            frames.push(FrameAt { pc, range: start..upto.max(start) });
+            let arguments = self.step(pc.address).map_or(0, |step| step.arguments);
+            frames.push(FrameAt { pc, range: start..upto.max(start), arguments });
             match end {
                 None => {}
                 Some(End::Complete) => return (frames, true),
@@ -250,6 +255,7 @@ impl<'a> Unwinder<'a> {
                 at_entry: function.entry == address,
                 top: symbols.is_top(image, function),
                 interrupts: matches!(name, "runtime.asyncPreempt" | "runtime.sigpanic"),
+                arguments: symbols.argument_bytes(image, function),
             })
         })
     }
