@@ -8,6 +8,7 @@
 mod churn;
 mod counts;
 mod crash;
+mod cycles;
 mod deadlock;
 mod demo;
 mod dump;
@@ -21,6 +22,7 @@ mod lifetimes;
 mod matrix;
 mod pgo;
 mod real_program;
+mod reasons;
 mod refusals;
 mod stats;
 mod tampered;

@@ -2,10 +2,12 @@
 
 mod budget;
 mod executable;
+mod rings;
 mod subject;
 mod watcher;
 
 pub use budget::{Demotion, TRAP_NS, trap_ns};
 pub use executable::understand;
+pub use rings::{Reached, Ring, Rings, Waited, find_rings};
 pub use subject::{CoreSubject, Subject, SubjectError};
 pub use watcher::{Notice, Options, Summary, WatchError, Watcher};

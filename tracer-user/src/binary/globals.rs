@@ -8,7 +8,7 @@ use super::code::Code;
 use super::error::BinaryError;
 use super::image::Image;
 use super::layout::Layout;
-use super::statistics::Statistics;
+use super::optional_globals::OptionalGlobals;
 use super::symbols::Symbols;
 use super::version::GoVersion;
 
@@ -29,8 +29,8 @@ pub struct Globals {
     pub memstats: u64,
     /// `runtime.gcphase`.
     pub gcphase: u64,
-    /// Those that only figures need; each may be missing.
-    pub statistics: Statistics,
+    /// Those that only figures and proofs need; each may be missing.
+    pub optional: OptionalGlobals,
     /// Whether they came from machine code.
     pub from_code: bool,
 }
@@ -90,7 +90,7 @@ impl Globals {
             Some(gcphase),
         ] = image.symbol_addresses(NAMES)
         {
-            let statistics = Statistics::by_name(image);
+            let optional = OptionalGlobals::by_name(image);
             return Ok(Self {
                 allgs,
                 allp,
@@ -99,7 +99,7 @@ impl Globals {
                 gc_controller,
                 memstats,
                 gcphase,
-                statistics,
+                optional,
                 from_code: false,
             });
         }
@@ -129,7 +129,7 @@ impl Globals {
                 .ok_or_else(|| error(format!("{} does not refer to it where it should", recipe.function)))?;
         }
         let [allgs, allp, allm, sched, gc_controller, memstats, gcphase] = found;
-        let statistics = Statistics::by_code(image, symbols, layout);
+        let optional = OptionalGlobals::by_code(image, symbols, layout);
         Ok(Self {
             allgs,
             allp,
@@ -138,7 +138,7 @@ impl Globals {
             gc_controller,
             memstats,
             gcphase,
-            statistics,
+            optional,
             from_code: true,
         })
     }

@@ -198,8 +198,14 @@ pub(crate) struct DumpArgs {
     /// Show the channels, locks and other things that goroutines wait on, those with the most waiters first
     #[arg(long)]
     pub(crate) waits: bool,
-    /// Show only goroutines with state=, reason=, func=, label=KEY or label=KEY:VALUE, goid=, age>= or age<
-    /// (Go's own estimate, rather too old); the same name twice is either, different names are both
+    /// With --waits: where goroutines seem to wait for each other, read the heap again and again for at most this long,
+    /// to prove that nothing else can wake them; 0 does not
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
+    pub(crate) prove: Duration,
+    /// Show only goroutines with state=, reason=, func=, func~, label=KEY or label=KEY:VALUE, goid=, age>= or age<
+    /// (Go's own estimate, rather too old); the same name twice is either, different names are both. func= takes a part
+    /// of a function's name as it is, `net/http.(*conn).serve`, with * for anything and ^ and $ for its ends; func~ a
+    /// regular expression, which ends its argument
     #[arg(long, value_name = "CONDITION[,CONDITION]")]
     pub(crate) filter: Vec<String>,
     /// Do not copy pprof labels out of the process

@@ -288,7 +288,7 @@ fn look(runtime: &Runtime<'_, Lies<'_>>, honest: bool) {
     checked.as_ref().err().into_iter().for_each(said);
     runtime.count_goroutines().as_ref().err().into_iter().for_each(said);
     runtime.figures().as_ref().err().into_iter().for_each(said);
-    match runtime.snapshot_with(Want { waits: true, labels: true, no_stacks: false }) {
+    match runtime.snapshot_with(Want { waits: true, labels: true, origins: true, places: true, no_stacks: false }) {
         Ok((snapshot, details)) => {
             look_closer(runtime, &details, honest);
             let mut symbolizer = Symbolizer::default();

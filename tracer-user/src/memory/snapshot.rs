@@ -5,13 +5,14 @@ use std::sync::Arc;
 use super::details::{Budget, Details, Draft, Want};
 use super::figures::Figures;
 use super::gather::Gather;
-use super::goroutine::{Goroutine, Park, Status};
+use super::goroutine::{Goroutine, Park, SCAN, Status};
 use super::hash::Map;
 use super::monotonic_ns;
 use super::parked::Cycles;
 use super::reader::{Reader, field, u8_at, u32_at, u64_at};
 use super::runtime::{Runtime, RuntimeError};
 use super::stack::{End, Stack, StackCopy, Unwinder};
+use super::threads::Thread;
 
 /// Goroutines that are read and looked at again before the next ones: few, so that the time in between is short and
 /// what was read stays in the processor's cache.
@@ -58,7 +59,7 @@ pub(super) struct RawG<'a> {
 struct Reading<'a> {
     want: Want,
     /// Which thread runs which g.
-    threads: Map<u64, u32>,
+    threads: Map<u64, Thread>,
     unwinder: Unwinder<'a>,
     system: SystemStarts,
     long_stacks: u64,
@@ -156,29 +157,6 @@ impl<R: Reader> Runtime<'_, R> {
 
     pub(super) fn status(&self, g: &[u8]) -> Status {
         Status::from_word(u32_at(g, self.binary.layout().g.atomicstatus))
-    }
-
-    /// Which thread runs which g: `m.curg` and `m.procid` of all Ms.
-    fn running_threads(&self) -> Result<Map<u64, u32>, RuntimeError> {
-        let layout = &self.binary.layout().m;
-        let fields = [layout.curg, layout.procid, layout.alllink];
-        let first = fields.into_iter().min().unwrap_or(0);
-        let mut bytes = vec![0; (fields.into_iter().max().unwrap_or(0) - first) as usize + 8];
-        let mut threads = Map::default();
-        let mut m =
-            self.memory.u64(self.global(self.binary.globals().allm)).map_err(|e| self.read_error(e))?;
-        for _ in 0..1 << 16 {
-            if m == 0 {
-                break;
-            }
-            self.memory.read(field(m, first), &mut bytes).map_err(|e| self.read_error(e))?;
-            let [curg, procid, next] = fields.map(|at| u64_at(&bytes, at - first));
-            if curg != 0 {
-                threads.insert(curg, u32::try_from(procid).unwrap_or(0));
-            }
-            m = next;
-        }
-        Ok(threads)
     }
 
     /// Reads the stacks of some goroutines, checks that none changed meanwhile, and reads those that did
@@ -308,12 +286,24 @@ impl<R: Reader> Runtime<'_, R> {
         (lo < sp && sp < hi && hi - lo < 1 << 40 && sp & 7 == 0).then_some(Start { pc, sp, hi, exact })
     }
 
+    /// Whether one of the runtime's own goroutines is in a finalizer or a cleanup of the program: the runtime notes that
+    /// in a variable, or in `g.runningCleanups`; what is seen from outside is that it waits, and not for its next task.
+    fn runs_for_program(&self, g: &[u8]) -> bool {
+        let layout = &self.binary.layout().g;
+        let startpc = u64_at(g, layout.startpc).wrapping_sub(self.bias);
+        let calls_back = self.binary.function_name(startpc).is_some_and(|name| {
+            matches!(name, "runtime.runfinq" | "runtime.runFinalizers" | "runtime.runCleanups")
+        });
+        let reason = self.wait_reason(u8_at(g, layout.waitreason));
+        calls_back && self.status(g).is_parked() && !matches!(reason, "finalizer wait" | "cleanup wait")
+    }
+
     fn goroutine(
         &self,
         raw: &RawG<'_>,
         stack: Arc<Stack>,
         torn: bool,
-        threads: &Map<u64, u32>,
+        threads: &Map<u64, Thread>,
         system: &mut SystemStarts,
     ) -> Goroutine {
         let layout = &self.binary.layout().g;
@@ -339,9 +329,10 @@ impl<R: Reader> Runtime<'_, R> {
             gopc: linked(u64_at(g, layout.gopc)),
             startpc,
             parent_goid: layout.parent_goid.map_or(0, |at| u64_at(g, at)),
-            thread_id: threads.get(&raw.address).copied(),
+            thread: threads.get(&raw.address).copied(),
+            scan: u32_at(g, layout.atomicstatus) & SCAN != 0,
             locked: u64_at(g, layout.lockedm) != 0,
-            system: system.is_system(self, startpc),
+            system: system.is_system(self, startpc) && !self.runs_for_program(g),
             park,
             stack,
             torn,
@@ -351,10 +342,10 @@ impl<R: Reader> Runtime<'_, R> {
 
 #[derive(Clone, Copy)]
 pub(super) struct Start {
-    pc: u64,
+    pub(super) pc: u64,
     pub(super) sp: u64,
     pub(super) hi: u64,
-    exact: bool,
+    pub(super) exact: bool,
 }
 
 impl Start {
@@ -419,7 +410,8 @@ impl SystemStarts {
     fn is_system<R: Reader>(&mut self, runtime: &Runtime<'_, R>, startpc: u64) -> bool {
         *self.0.entry(startpc).or_insert_with(|| {
             runtime.binary.function_name(startpc).is_some_and(|name| {
-                name.starts_with("runtime.") && !matches!(name, "runtime.main" | "runtime.handleAsyncEvent")
+                let own = ["runtime.main", "runtime.handleAsyncEvent", "runtime.corostart"];
+                name.starts_with("runtime.") && !own.contains(&name)
             })
         })
     }

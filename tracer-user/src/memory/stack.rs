@@ -50,6 +50,8 @@ struct Step {
     interrupts: bool,
     /// What it means on a stack that is not a goroutine's.
     role: Role,
+    /// Bytes in the caller's frame that belong to it: arguments, and room to save those that come in registers.
+    arguments: u64,
 }
 
 /// What a function does between the stacks of a thread.
@@ -120,6 +122,10 @@ impl StackCopy<'_> {
         range.step_by(8).map_while(|address| self.word(address))
     }
 
+    pub(super) fn word_at(&self, address: u64) -> Option<u64> {
+        self.word(address)
+    }
+
     fn word(&self, address: u64) -> Option<u64> {
         let at = usize::try_from(address.checked_sub(self.start)?).ok()?;
         (at.checked_add(8)? <= self.bytes.len()).then(|| u64_at(&self.bytes[at..], 0))
@@ -140,6 +146,16 @@ impl Cursor {
     const fn new(pc: u64, sp: u64, exact: bool) -> Self {
         Self { pc, sp, exact, innermost: true, link: None }
     }
+}
+
+/// One frame, and where it lies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FrameAt {
+    pub(super) pc: Pc,
+    /// From its lowest address to the frame of its caller.
+    pub(super) range: Range<u64>,
+    /// Bytes behind that, in its caller's frame, that are its own: arguments, and room to save those in registers.
+    pub(super) arguments: u64,
 }
 
 /// How an unwinding ended.
@@ -247,6 +263,28 @@ impl<'a> Unwinder<'a> {
         }
     }
 
+    /// All frames from `pc` and `sp` on, innermost first, as far as the copy goes; and whether that is all of them.
+    pub(super) fn frames(&mut self, pc: u64, sp: u64, exact: bool, copy: &StackCopy<'_>) -> (Vec<FrameAt>, bool) {
+        let mut frames = Vec::new();
+        let mut cursor = Cursor::new(pc, sp, exact);
+        while frames.len() < MAX_DEPTH {
+            let (pc, start) = (Pc { address: cursor.pc.wrapping_sub(self.bias), exact: cursor.exact }, cursor.sp);
+            let end = self.advance(&mut cursor, copy);
+            if end == Some(End::Lost) {
+                return (frames, false);
+            }
+            let upto = if end.is_some() { copy.end() } else { cursor.sp.min(copy.end()) };
+            let arguments = self.step(pc.address).map_or(0, |step| step.arguments);
+            frames.push(FrameAt { pc, range: start..upto.max(start), arguments });
+            match end {
+                None => {}
+                Some(End::Complete) => return (frames, true),
+                Some(_) => return (frames, false),
+            }
+        }
+        (frames, false)
+    }
+
     /// The frames around the first one of a function that `wanted` accepts by name, among the `most` innermost:
     /// from its own lowest address to the end of the frame that called it, where its arguments are kept.
     pub(super) fn find(
@@ -339,6 +377,7 @@ impl<'a> Unwinder<'a> {
             at_entry: function.entry == address,
             top: symbols.is_top(image, function),
             role: Role::of(name),
+            arguments: symbols.argument_bytes(image, function),
             interrupts: matches!(name, "runtime.asyncPreempt" | "runtime.sigpanic"),
         })
     }

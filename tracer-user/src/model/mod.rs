@@ -8,6 +8,7 @@ mod groups;
 mod process;
 mod reasons;
 mod stw;
+mod waitgraph;
 
 pub use event::{CallStack, CrashRecord, CrashText, Event, EventKind, PanicStage};
 pub use gc::{GcCycle, GcHistory};
@@ -16,3 +17,4 @@ pub use groups::{Group, GroupKey, Groups, Sample};
 pub use process::{Crash, Process, Tuning, TuningKind};
 pub use reasons::{GcTrigger, StwReason, WaitClass};
 pub use stw::{Pause, PauseHistory, PauseSum};
+pub use waitgraph::{Edge, Evidence, Ring, Thing, WaitGraph};

@@ -2,6 +2,7 @@
 
 mod container;
 mod core_file;
+mod descriptors;
 mod exit;
 mod files;
 mod identity;
@@ -14,6 +15,7 @@ pub use core_file::{
     CoreError, CoreFile, CoreProcess, CoreSegment, CoreSignal, CoreThread, Cut, FileMapping, Machine,
     Registers, is_core,
 };
+pub use descriptors::{Descriptor, Descriptors};
 pub use exit::{Exit, Watch, signal_name};
 pub use files::{debug_file, mapped_libraries, read_file, read_library};
 pub use identity::{Identity, Look, Target, TargetError, process_ids};

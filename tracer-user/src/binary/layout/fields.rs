@@ -195,6 +195,16 @@ layout! {
         labels: u32 = ["labels"],
         /// When its sleep ends (Go 1.23 on).
         sleep_when: Option<u32> = ["sleepWhen"],
+        /// The innermost deferred call, a `*_defer`.
+        defer_: Option<u32> = ["_defer"],
+        /// The stack pointer that is expected at the outermost frame.
+        stktopsp: Option<u32> = ["stktopsp"],
+        /// The timer of its sleeps, a `*timer`.
+        timer: Option<u32> = ["timer"],
+        /// Whether it is stopped at an instruction of which no stack map is known, a `bool`.
+        async_safe_point: Option<u32> = ["asyncSafePoint"],
+        /// The bubble of testing/synctest that it is in, a `*synctestBubble` (Go 1.25 on).
+        bubble: Option<u32> = ["bubble"],
     }
 
     /// A thread: `runtime.m` (runtime2.go).
@@ -265,6 +275,14 @@ layout! {
         cleanups_queued: Option<u32> = ["cleanupsQueued"],
         /// How it works for the collector: 0 not, 1 dedicated, 2 fractional, 3 idle; a word.
         gc_mark_worker_mode: Option<u32> = ["gcMarkWorkerMode"],
+        /// The structure's size.
+        size: Option<u32> = [SIZE],
+        /// The buffer of the write barrier, a `wbBuf`.
+        wb_buf: Option<u32> = ["wbBuf"],
+        /// The value of `schedtick` that the monitor has seen, 32 bits.
+        seen_schedtick: Option<u32> = ["sysmontick.schedtick"],
+        /// When it saw that for the first time, by the monotonic clock.
+        seen_schedwhen: Option<u32> = ["sysmontick.schedwhen"],
     }
 
     /// The scheduler: `runtime.sched`, a `runtime.schedt` (runtime2.go).
@@ -364,6 +382,8 @@ layout! {
         recvq_first: u32 = ["recvq.first"],
         /// The first sender that waits, a `*sudog`.
         sendq_first: u32 = ["sendq.first"],
+        /// The timer that sends on it, a `*timer` (Go 1.23 on).
+        timer: Option<u32> = ["timer"],
     }
 
     /// A panic: `runtime._panic` (runtime2.go).
@@ -566,6 +586,8 @@ layout! {
         spanalloc_inuse: Option<u32> = ["spanalloc.inuse"],
         /// The bytes of `mcache` structures in use.
         cachealloc_inuse: Option<u32> = ["cachealloc.inuse"],
+        /// All spans, a slice of `*mspan`.
+        allspans: Option<u32> = ["allspans"],
     }
 
     /// What limits the collector's CPU time: `runtime.gcCPULimiter`, a `runtime.gcCPULimiterState` (mgclimit.go).
@@ -594,5 +616,97 @@ layout! {
         queued: Option<u32> = ["queued"],
         /// The number that have run.
         executed: Option<u32> = ["executed"],
+        /// The list of all blocks, a `*cleanupBlock`.
+        all: Option<u32> = ["all"],
+    }
+
+    /// A timer: `runtime.timer` (time.go).
+    timer: TimerLayout = "runtime.timer" {
+        /// When it fires next, by the monotonic clock.
+        when: Option<u32> = ["when"],
+        /// The time between two times that it fires; 0 if it fires once.
+        period: Option<u32> = ["period"],
+        /// What its function is called with, an interface.
+        arg: Option<u32> = ["arg"],
+    }
+
+    /// A descriptor that the network poller watches: `runtime.pollDesc` (netpoll.go).
+    polldesc: PollDescLayout = "runtime.pollDesc" {
+        /// The file descriptor, a word.
+        fd: Option<u32> = ["fd"],
+        /// Who waits to read: 0, 1 (ready), 2 (about to wait) or a `*g` without a type.
+        rg: Option<u32> = ["rg"],
+        /// Who waits to write; likewise.
+        wg: Option<u32> = ["wg"],
+        /// The deadline of reads, by the monotonic clock; 0 for none, negative once it has passed.
+        rd: Option<u32> = ["rd"],
+        /// The deadline of writes; likewise.
+        wd: Option<u32> = ["wd"],
+    }
+
+    /// What is kept of an ancestor of a goroutine: `runtime.ancestorInfo` (runtime2.go).
+    ancestor: AncestorLayout = "runtime.ancestorInfo" {
+        /// The structure's size.
+        size: Option<u32> = [SIZE],
+        /// The addresses on its stack, a slice.
+        pcs: Option<u32> = ["pcs"],
+        /// Its number, 64 bits.
+        goid: Option<u32> = ["goid"],
+        /// The return address of the `go` statement that started it.
+        gopc: Option<u32> = ["gopc"],
+    }
+
+    /// A bubble of testing/synctest: `runtime.synctestBubble` (synctest.go, Go 1.25 on).
+    bubble: BubbleLayout = "runtime.synctestBubble" {
+        /// Its number, 64 bits.
+        id: Option<u32> = ["id"],
+    }
+
+    /// A deferred call: `runtime._defer` (runtime2.go).
+    defer: DeferLayout = "runtime._defer" {
+        /// The structure's size.
+        size: Option<u32> = [SIZE],
+        /// The next one out.
+        link: Option<u32> = ["link"],
+    }
+
+    /// The buffer of the write barrier: `runtime.wbBuf` (mwbbuf.go).
+    wbbuf: WbBufLayout = "runtime.wbBuf" {
+        /// The structure's size.
+        size: Option<u32> = [SIZE],
+    }
+
+    /// A run of pages: `runtime.mspan` (mheap.go).
+    mspan: MspanLayout = "runtime.mspan" {
+        /// The structure's size.
+        size: Option<u32> = [SIZE],
+        /// The address of its first byte.
+        start_addr: Option<u32> = ["startAddr"],
+        /// The number of its pages of 8192 bytes.
+        npages: Option<u32> = ["npages"],
+        /// The number of its objects: 64 bits to Go 1.21, then 16.
+        nelems: Option<u32> = ["nelems"],
+        /// The multiplier that divides by the size of its objects, 32 bits.
+        div_mul: Option<u32> = ["divMul"],
+        /// Twice its size class, and 1 if its objects hold no pointers; 8 bits.
+        spanclass: Option<u32> = ["spanclass"],
+        /// Its state, 8 bits: 1 is in use by the heap.
+        state: Option<u32> = ["state"],
+        /// The size of its objects.
+        elemsize: Option<u32> = ["elemsize"],
+        /// The address behind its last object.
+        limit: Option<u32> = ["limit"],
+        /// Its specials, a list of `*special`.
+        specials: Option<u32> = ["specials"],
+    }
+
+    /// What is special about an object: `runtime.special` (mheap.go).
+    special: SpecialLayout = "runtime.special" {
+        /// The next one of the span.
+        next: Option<u32> = ["next"],
+        /// The object's distance from the span's begin: 16 bits to Go 1.23, then 64.
+        offset: Option<u32> = ["offset"],
+        /// Its kind, 8 bits; the numbers differ between versions.
+        kind: Option<u32> = ["kind"],
     }
 }

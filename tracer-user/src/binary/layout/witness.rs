@@ -18,9 +18,9 @@ use super::super::version::GoVersion;
 use super::{Layout, LayoutSource, table};
 
 /// Functions of the runtime that every program has, and that together use every field of [`Layout`]: goroutines
-/// and stacks, Ms, Ps, the scheduler, channels and sudogs, the collector, panics, signals, timers, the heap, and what
-/// is counted of all that.
-const WITNESSES: [&str; 79] = [
+/// and stacks, Ms, Ps, the scheduler, channels and sudogs, the collector, panics, signals, timers, the poller, ancestors,
+/// the heap and its spans, and what is counted of all that.
+const WITNESSES: [&str; 84] = [
     "runtime.newproc1",
     "runtime.casgstatus",
     "runtime.gopark",
@@ -100,6 +100,11 @@ const WITNESSES: [&str; 79] = [
     "runtime.queuefinalizer",
     "runtime.freeSpecial",
     "runtime.(*p).destroy",
+    "runtime.netpollready",
+    "runtime.netpollblock",
+    "runtime.printAncestorTraceback",
+    "runtime.addspecial",
+    "runtime.wbBufFlush1",
 ];
 
 /// Fewer than these in a program prove nothing.
@@ -136,15 +141,15 @@ pub fn witnesses(
         u64::from(last.unwrap_or(0)) + 8
     };
     let own = |address: Option<u64>, part| address.map(|address| (address, size(part)));
-    let statistics = &globals.statistics;
+    let optional = &globals.optional;
     let known: Vec<(u64, u64)> = [
         own(Some(globals.sched), "sched."),
         own(Some(globals.gc_controller), "gc."),
         own(Some(globals.memstats), "memstats."),
-        own(statistics.work, "work."),
-        own(statistics.mheap, "mheap."),
-        own(statistics.limiter, "limiter."),
-        own(statistics.cleanups, "cleanups."),
+        own(optional.work, "work."),
+        own(optional.mheap, "mheap."),
+        own(optional.limiter, "limiter."),
+        own(optional.cleanups, "cleanups."),
     ]
     .into_iter()
     // One that is not known is still one: what an address counts as is its range's place in the list.

@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use gotrail::memory::{Case, Direction, Goroutine, Labels, Pc, Stack, Symbolizer, Target, Wait};
+use gotrail::memory::{
+    Case, Direction, Goroutine, Labels, Pc, Stack, Status, Symbolizer, Target, Timer, Wait,
+};
+use gotrail::target::Descriptor;
 use serde_json::{Map, Value, json};
 
 use super::super::args::DumpArgs;
@@ -74,7 +77,13 @@ fn goroutine(
         "labels": labels_of(dump, g),
         "start_function": binary.function_name(g.startpc),
         "created_by": created_by(dump, g, symbolizer),
-        "thread_id": g.thread_id,
+        "thread_id": g.thread_id(),
+        "processor": g.thread.and_then(|thread| thread.processor),
+        "in_cgo": g.thread.is_some_and(|thread| thread.in_cgo),
+        "running_for_at_least_ns": running(dump, g),
+        "scan": g.scan,
+        "bubble": dump.details.bubbles.get(&g.goid),
+        "ancestors": ancestors(dump, g, symbolizer),
         "locked_to_thread": g.locked,
         "system": g.system,
         "torn": g.torn,
@@ -144,6 +153,16 @@ fn wait(dump: &Dump<'_>, wait: &Wait, waiting: &HashMap<Target, usize>) -> Value
             "until": until_ns.and_then(|at| future(dump, at)),
             "remaining_ns": until_ns.map(|at| at.saturating_sub(dump.runtime.now_ns())),
         }),
+        Wait::Io(None) => json!({ "kind": "io" }),
+        Wait::Io(Some(poll)) => json!({
+            "kind": "io",
+            "fd": poll.fd,
+            "mode": poll.mode(),
+            "poll_desc": hex(poll.desc),
+            "deadline": poll.deadline_ns.and_then(|at| future(dump, at)),
+            "remaining_ns": poll.deadline_ns.map(|at| at.saturating_sub(dump.runtime.now_ns())),
+            "file": dump.files.get(&poll.fd).map(file),
+        }),
         Wait::Forever => json!({ "kind": "forever" }),
         Wait::Unread => json!({ "kind": "unread" }),
     }
@@ -158,7 +177,56 @@ pub(super) fn channel(dump: &Dump<'_>, address: u64) -> Value {
         "capacity": known.map(|channel| channel.capacity),
         "length": known.map(|channel| channel.length),
         "closed": known.map(|channel| channel.closed),
+        "timer": known.and_then(|channel| channel.timer).map(|found| timer(dump, found)),
     })
+}
+
+/// When a timer fires next, and whether again.
+fn timer(dump: &Dump<'_>, timer: Timer) -> Value {
+    let when = (timer.when_ns != 0).then_some(timer.when_ns);
+    json!({
+        "fires": when.and_then(|at| future(dump, at)),
+        "remaining_ns": when.map(|at| at.saturating_sub(dump.runtime.now_ns())),
+        "period_ns": (timer.period_ns != 0).then_some(timer.period_ns),
+    })
+}
+
+/// What a file descriptor is.
+fn file(descriptor: &Descriptor) -> Value {
+    json!({
+        "kind": descriptor.kind,
+        "local": descriptor.local,
+        "remote": descriptor.remote,
+        "state": descriptor.state,
+    })
+}
+
+/// For how long it has run at least without its P switching to another, in ns.
+fn running(dump: &Dump<'_>, g: &Goroutine) -> Option<u64> {
+    let since = g.thread.filter(|_| g.status == Status::Running)?.since_ns?;
+    Some(dump.snapshot.taken_ns.saturating_sub(since))
+}
+
+/// Who started who started it; `null` where the runtime does not keep that.
+fn ancestors(dump: &Dump<'_>, g: &Goroutine, symbolizer: &mut Symbolizer) -> Option<Vec<Value>> {
+    let binary = dump.runtime.binary();
+    let ancestors = dump.details.ancestors.get(&g.goid)?.iter().map(|ancestor| {
+        let stack: Vec<Value> = ancestor
+            .pcs
+            .iter()
+            .filter_map(|pc| symbolizer.innermost(binary, *pc))
+            .map(|frame| json::frame(&frame))
+            .collect();
+        let creation = Pc { address: ancestor.gopc, exact: false };
+        let created = (ancestor.gopc != 0).then(|| symbolizer.innermost(binary, creation)).flatten();
+        json!({
+            "goid": ancestor.goid,
+            "stack": stack,
+            "stack_truncated": ancestor.truncated,
+            "created_by": created.as_ref().map(json::frame),
+        })
+    });
+    Some(ancestors.collect())
 }
 
 /// An address as Go's `%p` prints it.

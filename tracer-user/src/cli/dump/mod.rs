@@ -1,18 +1,23 @@
 //! `gotrail dump`: every goroutine, in the forms that people and tools read.
 
 mod core_file;
+mod cycles;
 mod document;
 mod filter;
 mod group;
+mod io;
 mod profile;
 mod text;
 mod waits;
 
+use std::collections::HashMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use gotrail::agent::Subject;
-use gotrail::memory::{Crash, Details, Goroutine, Runtime, Snapshot, Symbolizer, Want};
+use gotrail::memory::{Crash, Details, Goroutine, Runtime, Snapshot, Symbolizer, Wait, Want};
+use gotrail::target::{Descriptor, Descriptors};
 use gotrail::text::duration;
 
 use super::args::{DumpArgs, DumpFormat};
@@ -32,6 +37,10 @@ pub(super) struct Dump<'a> {
     labels: bool,
     /// Whether stacks were to be read.
     stacks: bool,
+    /// The file descriptors that are waited on.
+    files: HashMap<u64, Descriptor>,
+    /// How long the heap may be read to prove deadlocks.
+    prove_for: Duration,
 }
 
 impl Dump<'_> {
@@ -81,6 +90,8 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
         labels: !args.no_labels
             && (filter.needs_labels() || !is_traceback && args.format != DumpFormat::Folded),
         no_stacks: args.no_stacks,
+        origins: is_traceback || args.format == DumpFormat::Json,
+        places: false,
     };
     let (snapshot, details) = runtime.snapshot_with(want)?;
     let mut dump = Dump {
@@ -92,6 +103,8 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
         crash: runtime.crash()?,
         labels: want.labels,
         stacks: !want.no_stacks,
+        files: subject.process().map_or_else(HashMap::new, |target| files(target.pid(), &details)),
+        prove_for: args.prove,
     };
     let mut symbolizer = Symbolizer::default();
     let chosen = |g: &&Goroutine| args.system || !g.system;
@@ -130,6 +143,22 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
         eprint!("{}", core_file::remarks(&dump, core));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the file descriptors are that goroutines wait on. The process goes on meanwhile: one that was closed since the
+/// snapshot is not there, and one that was opened anew is the new file.
+fn files(pid: u32, details: &Details) -> HashMap<u64, Descriptor> {
+    let mut descriptors = Descriptors::of(pid);
+    let mut files = HashMap::new();
+    for wait in details.waits.values() {
+        if let Wait::Io(Some(poll)) = wait
+            && !files.contains_key(&poll.fd)
+            && let Some(found) = descriptors.find(poll.fd)
+        {
+            files.insert(poll.fd, found);
+        }
+    }
+    files
 }
 
 /// Combinations that make no sense, before anything is read.

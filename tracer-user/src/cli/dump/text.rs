@@ -30,6 +30,7 @@ pub(super) fn traceback(dump: &Dump<'_>, symbolizer: &mut Symbolizer, mut give: 
         texts.header(g, &mut out);
         texts.stack(g, &mut out);
         texts.created_by(g, &mut out);
+        texts.origins(g, &mut out);
         if out.len() >= PIECE {
             give(&out);
             out.clear();
@@ -165,9 +166,8 @@ impl<'a> Texts<'a> {
         let creator = self.creators.entry(g.gopc).or_insert_with(|| {
             let creation = Pc { address: g.gopc, exact: false };
             let frame = symbolizer.innermost_physical(dump.runtime.binary(), creation).filter(is_shown)?;
-            let offset = if frame.offset == 0 { String::new() } else { format!(" +{:#x}", frame.offset) };
-            let (function, file) = (printable(&shortened(&frame.function)), printable(&frame.file));
-            Some(Creator { function, place: format!("{file}:{}{offset}", frame.line) })
+            let (function, place) = place(&frame);
+            Some(Creator { function, place })
         });
         creator.as_ref()
     }
@@ -181,6 +181,13 @@ impl<'a> Texts<'a> {
         });
         // Writing to a String can't fail.
         let _ = write!(out, "goroutine {} [{state}", g.goid);
+        if g.scan {
+            out.push_str(" (scan)");
+        }
+        let bubble = dump.details.bubbles.get(&g.goid);
+        if bubble.is_some() && g.status == Status::Waiting && is_idle_in_bubble(state) {
+            out.push_str(" (durable)");
+        }
         let minutes = match g.wait_since_ns {
             0 => 0,
             since => self.now_ns.saturating_sub(since) / 60_000_000_000,
@@ -191,8 +198,68 @@ impl<'a> Texts<'a> {
         if g.locked {
             out.push_str(", locked to thread");
         }
+        if let Some(bubble) = bubble {
+            let _ = write!(out, ", synctest bubble {bubble}");
+        }
         out.push_str("]:\n");
     }
+
+    /// What is kept of a goroutine's ancestors, as the runtime prints it (`printAncestorTraceback`,
+    /// runtime/traceback.go): frames by the name that was inlined, with the offset of the function itself.
+    fn origins(&mut self, g: &Goroutine, out: &mut String) {
+        let binary = self.dump.runtime.binary();
+        for ancestor in self.dump.details.ancestors.get(&g.goid).into_iter().flatten() {
+            // Writing to a String can't fail.
+            let _ = writeln!(out, "[originating from goroutine {}]:", ancestor.goid);
+            for pc in &ancestor.pcs {
+                let frames = self.symbolizer.frames(binary, *pc);
+                if let (Some(inner), Some(whole)) = (frames.first(), frames.last())
+                    && is_shown(whole)
+                {
+                    out.push_str(&frame_text(&Frame {
+                        offset: whole.offset,
+                        inlined: whole.offset == 0,
+                        ..inner.clone()
+                    }));
+                }
+            }
+            if ancestor.truncated {
+                out.push_str("...additional frames elided...\n");
+            }
+            let creation = Pc { address: ancestor.gopc, exact: false };
+            if let Some(frame) = self.symbolizer.innermost_physical(binary, creation)
+                && ancestor.goid != 1
+                && ancestor.gopc != 0
+                && is_shown(&frame)
+            {
+                let (function, place) = place(&frame);
+                let _ = write!(out, "created by {function}\n\t{place}\n");
+            }
+        }
+    }
+}
+
+/// Waits that only another goroutine of the bubble, or its false clock, can end, and that do not say so by their own name
+/// (`isIdleInSynctest`, runtime/runtime2.go, Go 1.25 on).
+fn is_idle_in_bubble(reason: &str) -> bool {
+    matches!(
+        reason,
+        "chan receive (nil chan)"
+            | "chan send (nil chan)"
+            | "select (no cases)"
+            | "sleep"
+            | "sync.Cond.Wait"
+            | "coroutine"
+            | "synctest.Run"
+            | "synctest.Wait"
+    )
+}
+
+/// A function by its name, and its file, line and offset.
+fn place(frame: &Frame) -> (String, String) {
+    let offset = if frame.offset == 0 { String::new() } else { format!(" +{:#x}", frame.offset) };
+    let (function, file) = (printable(&shortened(&frame.function)), printable(&frame.file));
+    (function, format!("{file}:{}{offset}", frame.line))
 }
 
 fn frame_text(frame: &Frame) -> String {

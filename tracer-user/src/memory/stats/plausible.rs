@@ -5,7 +5,7 @@ use super::super::reader::Reader;
 use super::super::runtime::{Runtime, RuntimeError};
 use super::Unknown;
 use super::words::low;
-use crate::binary::Statistics;
+use crate::binary::OptionalGlobals;
 
 /// More finalizers than a block of 4 KiB holds, of five words each.
 pub(super) const MOST_IN_BLOCK: u32 = 128;
@@ -17,7 +17,7 @@ const ABSURD: u64 = 1 << 56;
 /// Those that hold.
 #[derive(Debug)]
 pub(super) struct Trusted {
-    pub(super) statistics: Statistics,
+    pub(super) statistics: OptionalGlobals,
 }
 
 impl Trusted {
@@ -25,7 +25,7 @@ impl Trusted {
         runtime: &Runtime<'_, R>,
         unknown: &mut Vec<Unknown>,
     ) -> Result<Self, RuntimeError> {
-        let mut statistics = runtime.binary.globals().statistics;
+        let mut statistics = runtime.binary.globals().optional;
         let l = runtime.binary.layout();
         // Where the version has no such thing there is nothing to tell.
         let checks: [(&mut Option<u64>, &'static str, &'static str, bool, Check<R>); 8] = [

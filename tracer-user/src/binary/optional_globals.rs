@@ -1,5 +1,5 @@
-//! The runtime's globals that only figures need: where a program does not have one, or it is not found, the figures
-//! that are read through it are left out and the rest stays.
+//! The runtime's globals that only figures and proofs need: where a program does not have one, or it is not found,
+//! what is read through it is left out and the rest stays.
 //!
 //! As with the others ([`super::globals`]), stripping removes their names, and each is then the k-th distinct address
 //! that a function of the runtime refers to. So that a compiler which moved something is noticed, another function
@@ -13,7 +13,7 @@ use super::symbols::{Function, Symbols};
 
 /// Linked addresses; `None` where the version has no such thing, or it was not found.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Statistics {
+pub struct OptionalGlobals {
     /// `runtime.work`, what the collector has done.
     pub work: Option<u64>,
     /// `runtime.mheap_`, the heap.
@@ -32,9 +32,11 @@ pub struct Statistics {
     pub finexecuted: Option<u64>,
     /// `runtime.gcCleanups`, the queue of cleanups (Go 1.25 on).
     pub cleanups: Option<u64>,
+    /// `runtime.allfin`, the head of the list of all blocks of finalizers.
+    pub allfin: Option<u64>,
 }
 
-const NAMES: [&str; 9] = [
+const NAMES: [&str; 10] = [
     "runtime.work",
     "runtime.mheap_",
     "runtime.gcCPULimiter",
@@ -44,6 +46,7 @@ const NAMES: [&str; 9] = [
     "runtime.finqueued",
     "runtime.finexecuted",
     "runtime.gcCleanups",
+    "runtime.allfin",
 ];
 
 /// The functions that are asked.
@@ -63,13 +66,13 @@ const FUNCTIONS: [&str; 13] = [
     "runtime.freeSpecial",
 ];
 
-impl Statistics {
+impl OptionalGlobals {
     /// Names and addresses of those that are known.
     pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
         NAMES.into_iter().zip(self.addresses()).filter_map(|(name, address)| Some((name, address?)))
     }
 
-    const fn addresses(&self) -> [Option<u64>; 9] {
+    const fn addresses(&self) -> [Option<u64>; 10] {
         [
             self.work,
             self.mheap,
@@ -80,14 +83,36 @@ impl Statistics {
             self.finqueued,
             self.finexecuted,
             self.cleanups,
+            self.allfin,
         ]
     }
 
     /// By the symbol table.
     pub(super) fn by_name(image: &Image) -> Self {
-        let [work, mheap, limiter, starting_stack_size, ncgocall, finq, finqueued, finexecuted, cleanups] =
-            image.symbol_addresses(NAMES);
-        Self { work, mheap, limiter, starting_stack_size, ncgocall, finq, finqueued, finexecuted, cleanups }
+        let [
+            work,
+            mheap,
+            limiter,
+            starting_stack_size,
+            ncgocall,
+            finq,
+            finqueued,
+            finexecuted,
+            cleanups,
+            allfin,
+        ] = image.symbol_addresses(NAMES);
+        Self {
+            work,
+            mheap,
+            limiter,
+            starting_stack_size,
+            ncgocall,
+            finq,
+            finqueued,
+            finexecuted,
+            cleanups,
+            allfin,
+        }
     }
 
     /// By the machine code.
@@ -123,6 +148,7 @@ impl Statistics {
             finq: agreed(finq, &runfinq).or_else(|| agreed(finq, &run_finalizers)),
             finqueued: layout.cleanups.queued.and(queuefinalizer.get(if amd64 { 8 } else { 9 }).copied()),
             finexecuted: run_finalizers.get(6).copied(),
+            allfin: queuefinalizer.get(5).copied(),
             cleanups: agreed(back(p_destroy.get(7), layout.cleanups.queued), &free_special),
         }
     }
