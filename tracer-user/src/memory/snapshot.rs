@@ -33,6 +33,10 @@ pub struct Snapshot {
     pub torn: usize,
     /// Entries of allgs whose memory could not be read.
     pub unread: usize,
+    /// Goroutines whose stack's memory could not be read.
+    pub unread_stacks: usize,
+    /// Bytes of both.
+    pub unread_bytes: u64,
     /// The runtime's figures.
     pub figures: Figures,
 }
@@ -48,6 +52,15 @@ impl Snapshot {
 pub(super) struct RawG<'a> {
     pub(super) address: u64,
     pub(super) bytes: &'a [u8],
+}
+
+/// What was read of stacks, beside the stacks.
+struct StackReads {
+    /// Bytes of long ones that may be read yet.
+    long_left: u64,
+    /// How many could not be read, and how many bytes of them.
+    unread: usize,
+    unread_bytes: u64,
 }
 
 /// Where what is read goes.
@@ -81,7 +94,8 @@ impl<R: Reader> Runtime<'_, R> {
         let mut unwinder = Unwinder::new(self.binary, self.bias);
         let mut system = SystemStarts::default();
         let mut details = Details::default();
-        let (mut long_stacks, mut budget) = (LONG_STACKS, Budget::default());
+        let mut stack_reads = StackReads { long_left: LONG_STACKS, unread: 0, unread_bytes: 0 };
+        let mut budget = Budget::default();
         // A bounded number at a time, so that memory stays bounded with a million of them.
         for chunk in addresses.chunks(STACK_BATCH / STACK_WINDOW as usize) {
             let parts: Vec<(u64, usize)> = chunk.iter().map(|g| (*g, size)).collect();
@@ -95,7 +109,7 @@ impl<R: Reader> Runtime<'_, R> {
                 }
             }
             let mut into = Into { want, goroutines: &mut goroutines, details: &mut details };
-            let limits = (&mut long_stacks, &mut budget);
+            let limits = (&mut stack_reads, &mut budget);
             self.read_chunk(&alive, &threads, (&mut unwinder, limits), &mut system, &mut into)?;
         }
         // Read after the goroutines: a cycle that these know of is there.
@@ -110,7 +124,11 @@ impl<R: Reader> Runtime<'_, R> {
         let torn = goroutines.iter().filter(|g| g.torn).count();
         let figures = self.figures()?;
         let took_ns = monotonic_ns() - begun_ns;
-        Ok((Snapshot { taken_ns, took_ns, goroutines, torn, unread, figures }, details))
+        let unread_stacks = stack_reads.unread;
+        let unread_bytes = (unread * size) as u64 + stack_reads.unread_bytes;
+        let snapshot =
+            Snapshot { taken_ns, took_ns, goroutines, torn, unread, unread_stacks, unread_bytes, figures };
+        Ok((snapshot, details))
     }
 
     /// How many goroutines exist, the runtime's own left out as far as it counts them itself
@@ -163,14 +181,14 @@ impl<R: Reader> Runtime<'_, R> {
         &self,
         raws: &[RawG<'_>],
         threads: &HashMap<u64, u32>,
-        unwinding: (&mut Unwinder<'_>, (&mut u64, &mut Budget)),
+        unwinding: (&mut Unwinder<'_>, (&mut StackReads, &mut Budget)),
         system: &mut SystemStarts,
         into: &mut Into<'_>,
     ) -> Result<(), RuntimeError> {
         let size = self.binary.layout().g.size as usize;
-        let (unwinder, (long_stacks, budget)) = unwinding;
+        let (unwinder, (stack_reads, budget)) = unwinding;
         let mut read_all = |raws: &[RawG<'_>]| {
-            let stacks = self.stacks(raws, unwinder, long_stacks)?;
+            let stacks = self.stacks(raws, unwinder, stack_reads)?;
             let draft = self.draft(into.want, raws, unwinder, budget)?;
             let again: Vec<(u64, usize)> = raws.iter().map(|raw| (raw.address, size)).collect();
             let (bytes, read) = self.memory.read_batch(&again).map_err(|e| self.read_error(e))?;
@@ -226,7 +244,7 @@ impl<R: Reader> Runtime<'_, R> {
         &self,
         raws: &[RawG<'_>],
         unwinder: &mut Unwinder<'_>,
-        long_stacks: &mut u64,
+        reads: &mut StackReads,
     ) -> Result<Vec<Stack>, RuntimeError> {
         let starts: Vec<Option<Start>> = raws.iter().map(|raw| self.start(raw.bytes)).collect();
         let parts: Vec<(u64, usize)> =
@@ -241,11 +259,15 @@ impl<R: Reader> Runtime<'_, R> {
                 stacks.push(Stack::default());
                 continue;
             };
+            if !read {
+                reads.unread += 1;
+                reads.unread_bytes += *len as u64;
+            }
             let copy = StackCopy { start: start.sp, bytes: if read { bytes } else { &[] } };
             let (mut stack, mut end) = unwinder.unwind(start.pc, start.sp, start.exact, &copy);
             let long = start.len(STACK_MOST);
-            if end == End::NeedsMore && long > *len && long as u64 <= *long_stacks {
-                *long_stacks -= long as u64;
+            if end == End::NeedsMore && long > *len && long as u64 <= reads.long_left {
+                reads.long_left -= long as u64;
                 let mut more = vec![0; long];
                 if self.memory.read(start.sp, &mut more).is_ok() {
                     (stack, end) = unwinder.unwind(
