@@ -289,8 +289,10 @@ impl<R: Reader> Runtime<'_, R> {
         let layout = &self.binary.layout().g;
         let (lo, hi) = (u64_at(g, layout.stack_lo), u64_at(g, layout.stack_hi));
         let (pc, sp, exact) = match self.status(g) {
+            // Behind the call with which it left the processor, as the runtime sees it too (`symPC`,
+            // runtime/traceback.go).
             Status::Runnable | Status::Waiting | Status::Preempted | Status::Leaked => {
-                (u64_at(g, layout.sched_pc), u64_at(g, layout.sched_sp), true)
+                (u64_at(g, layout.sched_pc), u64_at(g, layout.sched_sp), false)
             }
             // The caller of entersyscall, at the return address (runtime/proc.go, reentersyscall).
             Status::Syscall => (u64_at(g, layout.syscallpc), u64_at(g, layout.syscallsp), false),

@@ -153,7 +153,8 @@ impl<'a> Unwinder<'a> {
         Self { binary, bias, known: HashMap::new(), steps: Steps::new(MAX_STEPS), left: MAX_ADDRESSES }
     }
 
-    /// Unwinds from `pc` and `sp` (addresses of the process).
+    /// Unwinds from `pc` and `sp` (addresses of the process). What has not begun to run is at its entry, and that is
+    /// exact in any case.
     pub(super) fn unwind(&mut self, pc: u64, sp: u64, exact: bool, copy: &StackCopy<'_>) -> (Stack, End) {
         let mut stack = Stack::default();
         let mut cursor = Cursor::new(pc, sp, exact);
@@ -162,7 +163,8 @@ impl<'a> Unwinder<'a> {
                 stack.truncated = true;
                 return (stack, End::TooDeep);
             }
-            let (address, exact) = (cursor.pc.wrapping_sub(self.bias), cursor.exact);
+            let address = cursor.pc.wrapping_sub(self.bias);
+            let exact = cursor.exact || cursor.innermost && self.step(address).is_some_and(|s| s.at_entry);
             let end = self.advance(&mut cursor, copy);
             if end != Some(End::Lost) {
                 stack.pcs.push(Pc { address, exact });
@@ -179,11 +181,12 @@ impl<'a> Unwinder<'a> {
     pub(super) fn unwind_thread(
         &mut self,
         registers: Registers,
+        exact: bool,
         on_system: bool,
         copy: &StackCopy<'_>,
     ) -> (Stack, End, Reached) {
         let mut stack = Stack::default();
-        let mut cursor = Cursor::new(registers.pc, registers.sp, true);
+        let mut cursor = Cursor::new(registers.pc, registers.sp, exact);
         cursor.link = registers.link;
         loop {
             if stack.pcs.len() == MAX_DEPTH || self.left == 0 {
