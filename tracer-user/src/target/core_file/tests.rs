@@ -2,68 +2,8 @@
 
 use proptest::prelude::*;
 
+use super::made::{AARCH64, Header, PT_LOAD, PT_NOTE, X86_64, core, note, status, with_notes};
 use super::*;
-
-const PT_LOAD: u32 = 1;
-const PT_NOTE: u32 = 4;
-const X86_64: u16 = 62;
-const AARCH64: u16 = 183;
-
-/// A program header: kind, flags, offset, address, sizes in the file and in memory.
-type Header = (u32, u32, u64, u64, u64, u64);
-
-/// A core file of headers; what follows them is zero.
-fn core(machine: u16, headers: &[Header], len: usize) -> Vec<u8> {
-    let mut bytes = b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0".to_vec();
-    bytes.extend(4_u16.to_le_bytes());
-    bytes.extend(machine.to_le_bytes());
-    bytes.extend(1_u32.to_le_bytes());
-    for word in [0, 64, 0_u64] {
-        bytes.extend(word.to_le_bytes());
-    }
-    bytes.extend(0_u32.to_le_bytes());
-    for half in [64, 56, headers.len() as u16, 64, 0, 0] {
-        bytes.extend(half.to_le_bytes());
-    }
-    for (kind, flags, offset, address, in_file, in_memory) in headers {
-        bytes.extend(kind.to_le_bytes());
-        bytes.extend(flags.to_le_bytes());
-        for word in [*offset, *address, *address, *in_file, *in_memory, 4096] {
-            bytes.extend(word.to_le_bytes());
-        }
-    }
-    bytes.resize(len.max(bytes.len()), 0);
-    bytes
-}
-
-fn note(kind: u32, desc: &[u8]) -> Vec<u8> {
-    let mut bytes = [5, desc.len() as u32, kind].map(u32::to_le_bytes).concat();
-    bytes.extend(b"CORE\0\0\0\0");
-    bytes.extend(desc);
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-    bytes
-}
-
-fn with_notes(machine: u16, notes: &[Vec<u8>]) -> Vec<u8> {
-    let notes = notes.concat();
-    let at = 4096;
-    let headers =
-        [(PT_NOTE, 4, at, 0, notes.len() as u64, 0), (PT_LOAD, 6, at + 65536, 0xc0_0000_0000, 4096, 4096)];
-    let mut bytes = core(machine, &headers, 4096 + 65536 + 4096);
-    bytes[4096..4096 + notes.len()].copy_from_slice(&notes);
-    bytes
-}
-
-/// `struct elf_prstatus` with these registers.
-fn status(len: usize, thread: u32, signal: u16, registers: &[(usize, u64)]) -> Vec<u8> {
-    let mut desc = vec![0; len];
-    desc[12..14].copy_from_slice(&signal.to_le_bytes());
-    desc[32..36].copy_from_slice(&thread.to_le_bytes());
-    for (index, value) in registers {
-        desc[112 + index * 8..][..8].copy_from_slice(&value.to_le_bytes());
-    }
-    note(1, &desc)
-}
 
 fn refusal(bytes: Vec<u8>) -> String {
     CoreFile::parse(bytes).unwrap_err().to_string()
@@ -196,7 +136,7 @@ fn what_is_no_core_of_a_known_machine_is_refused_in_words() {
 #[test]
 fn notes_that_end_before_they_should_are_told_and_the_rest_kept() {
     let whole = with_notes(X86_64, &[status(336, 1, 11, &[]), status(336, 2, 0, &[])]);
-    let core = CoreFile::parse(whole[..4096 + 400].to_vec()).unwrap();
+    let core = CoreFile::parse(whole[..512 + 400].to_vec()).unwrap();
     assert!(core.notes_cut() && core.threads().len() == 1);
     assert!(!CoreFile::parse(whole).unwrap().notes_cut());
 }
