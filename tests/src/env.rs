@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::bpf;
+use crate::core_file;
 use crate::gotool;
 
 /// Names the list of emulated machines that were run.
@@ -34,6 +35,10 @@ pub enum Need {
     Backend(&'static str),
     /// A kernel thread that can be seen from here: not in a container.
     KernelThread,
+    /// A kernel that writes core files where a process runs.
+    Cores,
+    /// gdb's gcore.
+    Gcore,
     /// What an emulated machine wrote on its console.
     Machine(&'static str),
 }
@@ -50,6 +55,8 @@ impl Need {
             Self::Root => no_root().or_else(no_bpf),
             Self::KernelThread => no_kernel_thread(),
             Self::Backend(name) => backend(name).err().map(|e| format!("{e:#}")),
+            Self::Cores => core_file::kernel_lacks(),
+            Self::Gcore => core_file::gcore_lacks(),
             Self::Machine(name) => no_machine(name),
         }
     }
@@ -99,11 +106,11 @@ pub fn skip(path: &str, needs: &[Need]) -> bool {
     // The path of a function inside the test: `suite::counts::root_x::here`.
     let name = path.strip_suffix("::here").unwrap_or(path);
     let name = name.split_once("::").map_or(name, |(_, name)| name);
-    // Where a machine was made for these tests, it may still be a container. Which emulated ones are run is for
+    // Where a machine was made for these tests, it may still be a container, whose kernel's settings are the host's. Which emulated ones are run is for
     // the task runner to say, which fails itself where one that it was told to run can't be made.
     let may_lack = match need {
-        Need::KernelThread | Need::Machine(_) => true,
-        Need::Fixtures | Need::Oracle | Need::Go | Need::Root | Need::Backend(_) => false,
+        Need::KernelThread | Need::Machine(_) | Need::Cores => true,
+        Need::Fixtures | Need::Oracle | Need::Go | Need::Root | Need::Backend(_) | Need::Gcore => false,
     };
     if is_everything_required() && !may_lack {
         panic!("{name} can't run, although everything is required here: {why}");

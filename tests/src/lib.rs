@@ -7,6 +7,7 @@ pub mod attach;
 pub mod backend;
 pub mod bpf;
 pub mod code;
+pub mod core_file;
 pub mod damage;
 pub mod env;
 pub mod fixture;

@@ -6,6 +6,7 @@
 #![expect(clippy::panic, reason = "helpers of tests fail as tests do")]
 
 mod churn;
+mod core_file;
 mod counts;
 mod crash;
 mod cycles;

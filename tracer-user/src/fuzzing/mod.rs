@@ -4,6 +4,7 @@
 //! Each ends with a result or an error in words. It panics where a parser does, and where what a parser says
 //! can't be.
 
+mod core_file;
 mod dwarf;
 mod memory;
 mod overlay;
@@ -20,6 +21,7 @@ use crate::binary::{Architecture, GoBinary, GoVersion, Image, Program, code_hold
 use crate::model::{CrashText, EventKind};
 use crate::record;
 
+pub use core_file::{core_base, core_file};
 pub use dwarf::dwarf_only;
 pub use memory::{Honest, memory, memory_input};
 pub use overlay::{Base, overlay, overlay_input};

@@ -84,3 +84,57 @@ impl Reader for CoreMemory {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::made_core;
+
+    const PT_LOAD: u32 = 1;
+    const READ_ONLY: u32 = 5;
+    const WRITABLE: u32 = 6;
+
+    fn mapping(start: u64, offset: u64) -> Mapping {
+        Mapping { start, end: start + 0x3000, offset, executable: true }
+    }
+
+    #[test]
+    fn what_a_core_left_out_is_the_executables_or_unknown_but_never_zero() {
+        let headers = [
+            // The first page of code was written, as the kernel does it.
+            (PT_LOAD, READ_ONLY, 4096, 0x40_0000, 4096, 0x3000),
+            (PT_LOAD, WRITABLE, 0, 0x50_0000, 0, 0x3000),
+            (PT_LOAD, WRITABLE, 8192, 0x60_0000, 4096, 4096),
+            (PT_LOAD, WRITABLE, 12288, 0x60_1000, 4096, 4096),
+        ];
+        let mut bytes = made_core(62, &headers, 12288 + 2048);
+        bytes[4096..8192].fill(1);
+        bytes[8192..12288].fill(2);
+        bytes[12288..].fill(3);
+        let core = Arc::new(CoreFile::parse(bytes).unwrap());
+        let file: Arc<[u8]> = std::fs::read(std::env::current_exe().unwrap()).unwrap().into();
+        let executable = Image::parse(Arc::clone(&file)).unwrap();
+        let mappings = vec![mapping(0x50_0000, 0x3000), mapping(0x40_0000, 0), mapping(0x70_0000, 0)];
+        let memory = CoreMemory::new(core, executable, mappings);
+
+        let read = |address: u64, len: usize| {
+            let mut bytes = vec![0xaa; len];
+            memory.read(address, &mut bytes).map(|()| bytes)
+        };
+        // From the core, then from the executable, then from where the core does not even speak of it.
+        let across = read(0x40_0ff8, 16).unwrap();
+        assert_eq!(across[..8], [1; 8]);
+        assert_eq!(across[8..], file[4096..4104]);
+        assert_eq!(read(0x70_0004, 8).unwrap(), file[4..12]);
+        // It may have been written to since.
+        assert_eq!(read(0x50_0000, 8), Err(ReadError::NotInCore { address: 0x50_0000 }));
+        // One segment follows the other.
+        assert_eq!(read(0x60_0ffc, 8).unwrap(), [2, 2, 2, 2, 3, 3, 3, 3]);
+        // The file ends within it.
+        assert_eq!(read(0x60_1000 + 2040, 16), Err(ReadError::NotInCore { address: 0x60_1000 + 2048 }));
+        assert_eq!(read(0x60_2000, 1), Err(ReadError::Fault { address: 0x60_2000 }));
+        assert_eq!(read(u64::MAX, 8), Err(ReadError::Fault { address: u64::MAX }));
+        let (bytes, are_read) = memory.read_batch(&[(0x60_0000, 2), (0x50_0000, 2), (0x40_0000, 1)]).unwrap();
+        assert_eq!((bytes, are_read), (vec![2, 2, 0, 0, 1], vec![true, false, true]));
+    }
+}

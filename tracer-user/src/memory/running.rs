@@ -151,12 +151,13 @@ impl<R: Reader> Runtime<'_, R> {
     /// Unwinds a thread through its stacks, innermost first.
     fn thread_stack(&self, thread: &Thread, registers: Registers, unwinder: &mut Unwinder<'_>) -> Stack {
         let mut stack = Stack::default();
-        let mut at = registers;
+        // What was interrupted is where it is; what left its stack is behind a call.
+        let (mut at, mut exact) = (registers, true);
         for _ in 0..MOST_STACKS {
             let on = thread.on(at.sp);
             let copy = self.copy_from(at.sp, thread.end(on));
             let copy = StackCopy { start: at.sp, bytes: &copy };
-            let (part, end, reached) = unwinder.unwind_thread(at, on != On::Goroutine, &copy);
+            let (part, end, reached) = unwinder.unwind_thread(at, exact, on != On::Goroutine, &copy);
             let room = MAX_DEPTH - stack.pcs.len();
             stack.truncated |= part.pcs.len() > room;
             stack.pcs.extend(part.pcs.into_iter().take(room));
@@ -174,7 +175,7 @@ impl<R: Reader> Runtime<'_, R> {
                 stack.truncated |= end != End::Complete || thread.curg.is_some();
                 return stack;
             };
-            at = next;
+            (at, exact) = (next, matches!(reached, Reached::SignalFrame { .. }));
         }
         stack.truncated = true;
         stack

@@ -38,6 +38,10 @@ pub struct Snapshot {
     pub torn: usize,
     /// Entries of allgs whose memory could not be read.
     pub unread: usize,
+    /// Goroutines whose stack's memory could not be read.
+    pub unread_stacks: usize,
+    /// Bytes of both.
+    pub unread_bytes: u64,
     /// The runtime's figures.
     pub figures: Figures,
 }
@@ -55,6 +59,15 @@ pub(super) struct RawG<'a> {
     pub(super) bytes: &'a [u8],
 }
 
+/// What was read of stacks, beside the stacks.
+struct StackReads {
+    /// Bytes of long ones that may be read yet.
+    long_left: u64,
+    /// How many could not be read, and how many bytes of them.
+    unread: usize,
+    unread_bytes: u64,
+}
+
 /// A snapshot in the making: what is known for all of it, and what was read so far.
 struct Reading<'a> {
     want: Want,
@@ -62,7 +75,7 @@ struct Reading<'a> {
     threads: Map<u64, Thread>,
     unwinder: Unwinder<'a>,
     system: SystemStarts,
-    long_stacks: u64,
+    stack_reads: StackReads,
     budget: Budget,
     goroutines: Vec<Goroutine>,
     details: Details,
@@ -98,7 +111,7 @@ impl<R: Reader> Runtime<'_, R> {
             threads: self.running_threads()?,
             unwinder: Unwinder::new(self.binary, self.bias),
             system: SystemStarts::default(),
-            long_stacks: LONG_STACKS,
+            stack_reads: StackReads { long_left: LONG_STACKS, unread: 0, unread_bytes: 0 },
             budget: Budget::default(),
             // Room that is not used takes no memory.
             goroutines: Vec::with_capacity(addresses.len()),
@@ -122,7 +135,7 @@ impl<R: Reader> Runtime<'_, R> {
             self.read_chunk(&alive, &mut reading, &mut passes)?;
         }
         drop(addresses);
-        let Reading { mut goroutines, details, mut unwinder, .. } = reading;
+        let Reading { mut goroutines, details, mut unwinder, stack_reads, .. } = reading;
         // Read after the goroutines: a cycle that these know of is there.
         note_parked(&mut goroutines, &self.cycles()?);
         self.fill_running(&mut goroutines, &mut unwinder)?;
@@ -132,7 +145,11 @@ impl<R: Reader> Runtime<'_, R> {
         let torn = goroutines.iter().filter(|g| g.torn).count();
         let figures = self.figures()?;
         let took_ns = monotonic_ns() - begun_ns;
-        Ok((Snapshot { taken_ns, took_ns, goroutines, torn, unread, figures }, details))
+        let unread_stacks = stack_reads.unread;
+        let unread_bytes = (unread * size) as u64 + stack_reads.unread_bytes;
+        let snapshot =
+            Snapshot { taken_ns, took_ns, goroutines, torn, unread, unread_stacks, unread_bytes, figures };
+        Ok((snapshot, details))
     }
 
     /// How many goroutines exist, the runtime's own left out as far as it counts them itself
@@ -254,12 +271,16 @@ impl<R: Reader> Runtime<'_, R> {
                     batch.iter().map(|(_, start)| (start.sp, start.len(window))).collect();
                 gather.read(&self.memory, &parts).map_err(|e| self.read_error(e))?;
                 for ((index, start), bytes) in batch.iter().zip(gather.parts()) {
+                    if bytes.is_none() {
+                        reading.stack_reads.unread += 1;
+                        reading.stack_reads.unread_bytes += start.len(window) as u64;
+                    }
                     let copy = StackCopy { start: start.sp, bytes: bytes.unwrap_or_default() };
                     let end = unwinder.unwind(start.pc, start.sp, start.exact, &copy);
                     let more = start.len(longer) as u64;
                     let has_more = bytes.is_some_and(|bytes| (bytes.len() as u64) < more);
-                    if end == End::NeedsMore && has_more && more <= reading.long_stacks {
-                        reading.long_stacks -= more;
+                    if end == End::NeedsMore && has_more && more <= reading.stack_reads.long_left {
+                        reading.stack_reads.long_left -= more;
                         deeper.push((*index, *start));
                     } else {
                         stacks[*index] = unwinder.stack();
@@ -276,8 +297,10 @@ impl<R: Reader> Runtime<'_, R> {
         let layout = &self.binary.layout().g;
         let (lo, hi) = (u64_at(g, layout.stack_lo), u64_at(g, layout.stack_hi));
         let (pc, sp, exact) = match self.status(g) {
+            // Behind the call with which it left the processor, as the runtime sees it too (`symPC`,
+            // runtime/traceback.go).
             Status::Runnable | Status::Waiting | Status::Preempted | Status::Leaked => {
-                (u64_at(g, layout.sched_pc), u64_at(g, layout.sched_sp), true)
+                (u64_at(g, layout.sched_pc), u64_at(g, layout.sched_sp), false)
             }
             // The caller of entersyscall, at the return address (runtime/proc.go, reentersyscall).
             Status::Syscall => (u64_at(g, layout.syscallpc), u64_at(g, layout.syscallsp), false),

@@ -185,7 +185,8 @@ impl<'a> Unwinder<'a> {
         }
     }
 
-    /// Unwinds from `pc` and `sp` (addresses of the process). The stack is [`Unwinder::stack`] until the next one.
+    /// Unwinds from `pc` and `sp` (addresses of the process). What has not begun to run is at its entry, and that is
+    /// exact in any case. The stack is [`Unwinder::stack`] until the next one.
     pub(super) fn unwind(&mut self, pc: u64, sp: u64, exact: bool, copy: &StackCopy<'_>) -> End {
         self.current.pcs.clear();
         let mut cursor = Cursor::new(pc, sp, exact);
@@ -193,7 +194,8 @@ impl<'a> Unwinder<'a> {
             if self.current.pcs.len() == MAX_DEPTH {
                 break End::TooDeep;
             }
-            let (address, exact) = (cursor.pc.wrapping_sub(self.bias), cursor.exact);
+            let address = cursor.pc.wrapping_sub(self.bias);
+            let exact = cursor.exact || cursor.innermost && self.step(address).is_some_and(|s| s.at_entry);
             let end = self.advance(&mut cursor, copy);
             if end != Some(End::Lost) {
                 self.current.pcs.push(Pc { address, exact });
@@ -232,11 +234,12 @@ impl<'a> Unwinder<'a> {
     pub(super) fn unwind_thread(
         &mut self,
         registers: Registers,
+        exact: bool,
         on_system: bool,
         copy: &StackCopy<'_>,
     ) -> (Stack, End, Reached) {
         let mut stack = Stack::default();
-        let mut cursor = Cursor::new(registers.pc, registers.sp, true);
+        let mut cursor = Cursor::new(registers.pc, registers.sp, exact);
         cursor.link = registers.link;
         loop {
             if stack.pcs.len() == MAX_DEPTH || self.left == 0 {

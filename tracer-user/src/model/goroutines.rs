@@ -244,6 +244,8 @@ mod tests {
             goroutines: goids.into_iter().map(goroutine).collect(),
             torn: 0,
             unread: 0,
+            unread_stacks: 0,
+            unread_bytes: 0,
             figures: Figures::default(),
         }
     }

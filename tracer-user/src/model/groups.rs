@@ -219,6 +219,8 @@ mod tests {
                 .collect(),
             torn: 0,
             unread: 0,
+            unread_stacks: 0,
+            unread_bytes: 0,
             figures: Figures::default(),
         };
         goroutines.merge(&snapshot, false, |g| groups.number(&g.stack));

@@ -11,6 +11,10 @@ mod maps;
 mod memory;
 
 pub use container::{Container, container_of};
+#[cfg(test)]
+pub(crate) use core_file::made_core;
+#[cfg(feature = "fuzzing")]
+pub(crate) use core_file::whole_core;
 pub use core_file::{
     CoreError, CoreFile, CoreProcess, CoreSegment, CoreSignal, CoreThread, Cut, FileMapping, Machine,
     Registers, is_core,

@@ -26,6 +26,8 @@ pub(super) fn of(dump: &Dump<'_>, args: &DumpArgs, symbolizer: &mut Symbolizer) 
         "took_ns": snapshot.took_ns,
         "torn": snapshot.torn,
         "unread": snapshot.unread,
+        "unread_stacks": snapshot.unread_stacks,
+        "unread_bytes": snapshot.unread_bytes,
     });
     if let Some(core) = dump.subject.core() {
         document["core"] = core_file::json(dump, core, symbolizer);

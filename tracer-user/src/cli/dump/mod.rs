@@ -204,6 +204,12 @@ fn closing(dump: &Dump<'_>, hidden: usize) -> String {
         )),
     }
     text.push_str(&format!(", {} unreadable", snapshot.unread));
+    if snapshot.unread_stacks != 0 {
+        text.push_str(&format!(", and of {} the stack", snapshot.unread_stacks));
+    }
+    if snapshot.unread_bytes != 0 {
+        text.push_str(&format!(" ({} bytes of memory)", snapshot.unread_bytes));
+    }
     let unread = dump.details.labels.values().filter(|labels| labels.is_none()).count();
     if unread != 0 {
         text.push_str(&format!("; labels of {unread} unreadable"));

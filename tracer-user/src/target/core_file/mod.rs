@@ -4,6 +4,8 @@
 
 mod error;
 mod headers;
+#[cfg(any(test, feature = "fuzzing"))]
+mod made;
 mod notes;
 mod store;
 
@@ -11,6 +13,10 @@ use std::path::{Path, PathBuf};
 
 pub use error::CoreError;
 pub use headers::{CoreSegment, Machine};
+#[cfg(test)]
+pub(crate) use made::core as made_core;
+#[cfg(feature = "fuzzing")]
+pub(crate) use made::whole as whole_core;
 pub use notes::{CoreProcess, CoreSignal, CoreThread, FileMapping, Registers};
 
 use notes::Notes;

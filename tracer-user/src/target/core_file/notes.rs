@@ -144,7 +144,7 @@ fn note(machine: Machine, kind: u32, desc: &[u8], notes: &mut Notes) {
         NT_PRSTATUS if notes.threads.len() < MAX_THREADS => {
             if let Some((thread, signal)) = status(machine, desc) {
                 // Of the thread that the core was written for, which comes first. NT_SIGINFO says more.
-                if notes.threads.is_empty() && notes.signal.is_none() && signal != 0 {
+                if notes.threads.is_empty() && notes.signal.is_none() && ends(signal) {
                     notes.signal =
                         Some(CoreSignal { number: signal, code: None, address: None, sender: None });
                 }
@@ -188,11 +188,16 @@ fn status(machine: Machine, desc: &[u8]) -> Option<(CoreThread, i32)> {
     Some((CoreThread { id: u32_at(desc, 32), registers }, signal))
 }
 
+/// Whether a signal ended a process: SIGSTOP did not, with which gcore's gdb holds one.
+const fn ends(signal: i32) -> bool {
+    !matches!(signal, 0 | libc::SIGSTOP)
+}
+
 /// `siginfo_t`.
 fn signal(desc: &[u8]) -> Option<CoreSignal> {
     desc.get(..24)?;
     let (number, code) = (u32_at(desc, 0).cast_signed(), u32_at(desc, 8).cast_signed());
-    if number == 0 {
+    if !ends(number) {
         return None;
     }
     let faults = matches!(number, libc::SIGSEGV | libc::SIGBUS | libc::SIGILL | libc::SIGFPE | libc::SIGTRAP);
