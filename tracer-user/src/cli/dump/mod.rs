@@ -101,10 +101,7 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
         DumpFormat::Human if args.waits => out!("{}", waits::text(&dump, &mut symbolizer)?),
         DumpFormat::Human if args.group => out!("{}", group::text(&dump, &mut symbolizer)),
         DumpFormat::Human => text::traceback(&dump, &mut symbolizer, |piece| out!("{piece}")),
-        DumpFormat::Json => {
-            let document = document::of(&dump, args, &mut symbolizer)?;
-            outln!("{}", document::safe(&document.to_string()));
-        }
+        DumpFormat::Json => document::write(&dump, args, &mut symbolizer, |piece| out!("{piece}"))?,
         DumpFormat::Folded => out!("{}", profile::folded(&dump, &mut symbolizer)),
         DumpFormat::Pprof => {
             let bytes = profile::pprof(&dump, &mut symbolizer);
