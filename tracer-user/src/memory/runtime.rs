@@ -64,7 +64,7 @@ impl<'a> Runtime<'a> {
         let pid = target.pid();
         let bias = load_bias(target, binary)?;
         let runtime = Self { pid, memory: LiveMemory::new(pid), binary, bias };
-        runtime.self_check()?;
+        runtime.self_check_patiently()?;
         Ok(runtime)
     }
 
