@@ -58,6 +58,57 @@ fn root_truth_1_folded_stacks_sum_to_the_goroutines() {
 }
 
 #[test]
+fn root_truth_1_without_stacks_all_else_is_the_same() {
+    needs!(Need::Fixtures, Need::Root);
+    each(&builds("population", &VERSIONS, &["stripped"]).unwrap(), 2, |build| {
+        let target = build.start_ready(&[]).unwrap();
+        let (whole, bare) = (json(&target, &[]), json(&target, &["--no-stacks"]));
+        let (text, bare_text) = (dump(&target, &[]).output, dump(&target, &["--no-stacks"]).output);
+        let grouped = json(&target, &["--no-stacks", "--group"]);
+        quit(target);
+        let without_stacks = |dump: &Value| -> Vec<Value> {
+            let mut goroutines = array(dump, "/goroutines").unwrap().to_vec();
+            for goroutine in &mut goroutines {
+                // Main has a line to read between two dumps; what remains of a sleep, and an age, go on.
+                for name in ["stack", "stack_truncated", "wait", "wait_for_ns", "wait_for_at_least_ns"] {
+                    goroutine.as_object_mut().unwrap().remove(name);
+                }
+            }
+            goroutines
+        };
+        assert!(array(&bare, "/goroutines").unwrap().iter().all(|g| g.get("stack").is_none()), "{bare}");
+        assert_eq!(without_stacks(&whole), without_stacks(&bare));
+        // Heads and creators are left of the text, in the same order.
+        let kept = |text: &str| -> Vec<String> {
+            let lines = text.lines().filter(|l| l.starts_with("goroutine ") || l.starts_with("created by "));
+            lines.map(str::to_owned).collect()
+        };
+        assert_eq!(kept(&text), kept(&bare_text));
+        assert!(!bare_text.contains("(...)") && !bare_text.contains("stack unavailable"), "{bare_text}");
+        // Groups are those of state and reason then.
+        let groups = array(&grouped, "/groups").unwrap();
+        let sum: u64 = groups.iter().map(|group| number(group, "/count").unwrap()).sum();
+        assert_eq!(sum, GOROUTINES);
+        let reasons: std::collections::BTreeSet<String> =
+            groups.iter().map(|g| format!("{} {}", g["status"], g["wait_reason"])).collect();
+        assert_eq!(reasons.len(), groups.len(), "{grouped}");
+    });
+}
+
+#[test]
+fn root_stacks_that_are_asked_for_and_left_out_are_refused() {
+    needs!(Need::Fixtures, Need::Root);
+    let target = newest("stripped").start_ready(&[]).unwrap();
+    let pid = target.pid().to_string();
+    for more in [&["--filter", "func=main"][..], &["--format", "folded"], &["--waits"]] {
+        let answer = run(&[&["dump", &pid, "--no-stacks"], more].concat()).unwrap();
+        assert_eq!(answer.code, Some(2), "{more:?}: {}", answer.errors);
+        assert!(answer.errors.contains("--no-stacks"), "{}", answer.errors);
+    }
+    quit(target);
+}
+
+#[test]
 fn root_truth_1_groups_have_all_goroutines_once_the_largest_first() {
     needs!(Need::Fixtures, Need::Root);
     each(&builds("population", &VERSIONS, &MODES).unwrap(), 2, |build| {

@@ -10,9 +10,10 @@ use super::runtime::{Runtime, RuntimeError};
 /// More goroutines, Ps or Ms than any process has.
 const ABSURD: u64 = 1 << 27;
 /// Times that the whole is looked at before it is held to be wrong.
-const LOOKS: u32 = 4;
-/// Time between the first two, twice that between the next, and so on.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(10);
+const LOOKS: usize = 4;
+/// Between checks of a live process that failed; the last is longer than the usual period of a quota (100 ms).
+const WAITS: [Duration; 3] =
+    [Duration::from_millis(5), Duration::from_millis(30), Duration::from_millis(120)];
 /// Goroutines looked at by the check.
 const SAMPLE: usize = 64;
 
@@ -20,17 +21,25 @@ impl<R: Reader> Runtime<'_, R> {
     /// The process runs on while it is looked at, and a structure that it writes just then does not hold together: its
     /// stack may be moving. What fails is looked at again; with wrong offsets it fails each time.
     pub(super) fn self_check(&self) -> Result<(), RuntimeError> {
-        for look in 1..LOOKS {
+        for _ in 1..LOOKS {
             match self.check_once() {
-                // A core file stays as it is.
-                Err(RuntimeError::SelfCheck { .. }) if self.is_live() => {
-                    // On a busy machine a thread may be off the processor between two writes for this long.
-                    std::thread::sleep(BETWEEN_LOOKS * look);
-                }
+                Err(RuntimeError::SelfCheck { .. }) => {}
                 done => return done,
             }
         }
         self.check_once()
+    }
+
+    /// The same for a process that runs by fits and starts: its thread may be off the processor right between two
+    /// writes, for as long as others are on it or its cgroup's quota is used up.
+    pub(super) fn self_check_patiently(&self) -> Result<(), RuntimeError> {
+        for wait in WAITS {
+            match self.self_check() {
+                Err(RuntimeError::SelfCheck { .. }) => std::thread::sleep(wait),
+                done => return done,
+            }
+        }
+        self.self_check()
     }
 
     fn check_once(&self) -> Result<(), RuntimeError> {

@@ -80,7 +80,7 @@ impl<'a> Runtime<'a> {
             }
         })?;
         let runtime = Self::reopen(pid, binary, bias);
-        runtime.self_check()?;
+        runtime.self_check_patiently()?;
         Ok(runtime)
     }
 

@@ -1,6 +1,7 @@
 //! Everything known of one process.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use super::event::{CallStack, CrashRecord, Event, EventKind, PanicStage};
 use super::gc::{GcCycle, GcHistory};
@@ -151,7 +152,11 @@ impl Process {
     /// Merges a snapshot.
     pub fn merge(&mut self, snapshot: &Snapshot) {
         let groups = &mut self.groups;
-        self.goroutines.merge(snapshot, self.lifetimes, |g| groups.number(&g.stack));
+        // Those who have the same stack share it in a snapshot.
+        let mut numbers = HashMap::new();
+        self.goroutines.merge(snapshot, self.lifetimes, |g| {
+            *numbers.entry(Arc::as_ptr(&g.stack)).or_insert_with(|| groups.number(&g.stack))
+        });
         self.groups.recount(&self.goroutines, snapshot.taken_ns);
         self.first_figures.get_or_insert_with(|| snapshot.figures.clone());
         self.figures = Some(snapshot.figures.clone());

@@ -1,6 +1,7 @@
 //! The dump as JSON: documented, stable names.
 
 use std::collections::HashMap;
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use gotrail::memory::{
@@ -14,8 +15,42 @@ use super::super::failure::Failure;
 use super::super::json;
 use super::{Dump, core_file, group, waits};
 
-/// The whole answer.
-pub(super) fn of(dump: &Dump<'_>, args: &DumpArgs, symbolizer: &mut Symbolizer) -> Result<Value, Failure> {
+/// Bytes of text that are given away at a time.
+const PIECE: usize = 64 << 10;
+
+/// The whole answer, piece by piece: a million goroutines have gigabytes of it.
+pub(super) fn write(
+    dump: &Dump<'_>,
+    args: &DumpArgs,
+    symbolizer: &mut Symbolizer,
+    mut give: impl FnMut(&str),
+) -> Result<(), Failure> {
+    let head = head(dump, args, symbolizer)?.to_string();
+    if args.group {
+        give(&safe(&head));
+        give("\n");
+        return Ok(());
+    }
+    // An object that is not empty, to which the goroutines are added as text.
+    let mut out = head.strip_suffix('}').unwrap_or(&head).to_owned();
+    out.push_str(",\"goroutines\":[");
+    let waiting = waiting(dump);
+    for (index, g) in dump.shown.iter().enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        // Writing to a String can't fail.
+        let _ = write!(out, "{comma}{}", goroutine(dump, g, &waiting, symbolizer));
+        if out.len() >= PIECE {
+            give(&safe(&out));
+            out.clear();
+        }
+    }
+    out.push_str("]}\n");
+    give(&safe(&out));
+    Ok(())
+}
+
+/// All but the goroutines one by one.
+fn head(dump: &Dump<'_>, args: &DumpArgs, symbolizer: &mut Symbolizer) -> Result<Value, Failure> {
     let (binary, snapshot) = (dump.runtime.binary(), dump.snapshot);
     let mut document = json!({
         "schema": "gotrail.dump/1",
@@ -34,10 +69,6 @@ pub(super) fn of(dump: &Dump<'_>, args: &DumpArgs, symbolizer: &mut Symbolizer) 
     }
     if args.group {
         document["groups"] = group::json(dump, symbolizer);
-    } else {
-        let waiting = waiting(dump);
-        let goroutines = dump.shown.iter().map(|g| goroutine(dump, g, &waiting, symbolizer));
-        document["goroutines"] = Value::Array(goroutines.collect());
     }
     if args.waits {
         for (name, value) in waits::json(dump, symbolizer)? {
@@ -266,7 +297,7 @@ pub(super) fn labels(labels: &Labels) -> Value {
 
 /// JSON with nothing in it that a terminal could obey: what [`gotrail::text::printable`] escapes in text is here
 /// written as an escape of JSON's own, so that it means the same.
-pub(super) fn safe(json: &str) -> String {
+fn safe(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
         let bidi = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

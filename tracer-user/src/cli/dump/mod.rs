@@ -124,10 +124,7 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
             out!("{}", core_file::preamble(&dump, &mut symbolizer));
             text::traceback(&dump, &mut symbolizer, |piece| out!("{piece}"));
         }
-        DumpFormat::Json => {
-            let document = document::of(&dump, args, &mut symbolizer)?;
-            outln!("{}", document::safe(&document.to_string()));
-        }
+        DumpFormat::Json => document::write(&dump, args, &mut symbolizer, |piece| out!("{piece}"))?,
         DumpFormat::Folded => out!("{}", profile::folded(&dump, &mut symbolizer)),
         DumpFormat::Pprof => {
             let bytes = profile::pprof(&dump, &mut symbolizer);
