@@ -12,10 +12,12 @@ mod lock;
 mod parked;
 mod reader;
 mod runtime;
+mod sampler;
 mod semaphore;
 mod snapshot;
 mod stack;
 mod symbolizer;
+mod threads;
 mod wait;
 
 pub use details::{Details, Want};
@@ -27,9 +29,11 @@ pub use live::LiveMemory;
 pub use lock::{Lock, LockState};
 pub use reader::{ReadError, Reader};
 pub use runtime::{Runtime, RuntimeError};
+pub use sampler::{LEFT_OUT, Look, NONE, Sampler, Sight};
 pub use snapshot::Snapshot;
 pub use stack::{Pc, Stack};
 pub use symbolizer::Symbolizer;
+pub use threads::Threads;
 pub use wait::{Case, Channel, Direction, MAX_CASES, Target, Wait};
 
 /// `CLOCK_MONOTONIC` in nanoseconds: the clock of Go's `nanotime` and of the probes' records (TIME-1).

@@ -319,10 +319,10 @@ impl<R: Reader> Runtime<'_, R> {
 
 #[derive(Clone, Copy)]
 pub(super) struct Start {
-    pc: u64,
+    pub(super) pc: u64,
     pub(super) sp: u64,
     pub(super) hi: u64,
-    exact: bool,
+    pub(super) exact: bool,
 }
 
 impl Start {
@@ -333,11 +333,11 @@ impl Start {
 }
 
 /// Which start functions belong to the runtime itself (`isSystemGoroutine`, runtime/traceback.go).
-#[derive(Default)]
-struct SystemStarts(HashMap<u64, bool>);
+#[derive(Debug, Default)]
+pub(super) struct SystemStarts(HashMap<u64, bool>);
 
 impl SystemStarts {
-    fn is_system<R: Reader>(&mut self, runtime: &Runtime<'_, R>, startpc: u64) -> bool {
+    pub(super) fn is_system<R: Reader>(&mut self, runtime: &Runtime<'_, R>, startpc: u64) -> bool {
         *self.0.entry(startpc).or_insert_with(|| {
             runtime.binary.function_name(startpc).is_some_and(|name| {
                 name.starts_with("runtime.") && !matches!(name, "runtime.main" | "runtime.handleAsyncEvent")

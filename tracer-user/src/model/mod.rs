@@ -5,14 +5,18 @@ mod event;
 mod gc;
 mod goroutines;
 mod groups;
+mod on_cpu;
 mod process;
 mod reasons;
 mod stw;
+mod wall;
 
 pub use event::{CallStack, CrashRecord, CrashText, Event, EventKind, PanicStage};
 pub use gc::{GcCycle, GcHistory};
 pub use goroutines::{Goroutines, Lifetime, Seen, Tracked};
 pub use groups::{Group, GroupKey, Groups, Sample};
+pub use on_cpu::OnCpu;
 pub use process::{Crash, Process, Tuning, TuningKind};
 pub use reasons::{GcTrigger, StwReason, WaitClass};
 pub use stw::{Pause, PauseHistory, PauseSum};
+pub use wall::{Activity, Bounds, Class, Row, Share, Wall};
