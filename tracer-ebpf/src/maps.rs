@@ -38,7 +38,7 @@ pub fn process(tgid: u32) -> Option<&'static ProcConfig> {
 #[inline(always)]
 pub fn m_of(thread: u32) -> u64 {
     // SAFETY: the value is copied at once; the agent may write another meanwhile, which is as good.
-    unsafe { THREADS.get(thread) }.copied().unwrap_or(0)
+    unsafe { THREADS.get(&thread) }.copied().unwrap_or(0)
 }
 
 #[inline(always)]

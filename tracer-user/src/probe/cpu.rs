@@ -39,7 +39,6 @@ const RING_BYTES: u32 = 1 << 20;
 const SLOT: u32 = 0;
 
 /// Timers that are on.
-#[derive(Debug)]
 pub struct CpuSamples {
     ebpf: Ebpf,
     links: Vec<PerfEventLink>,
@@ -120,7 +119,7 @@ impl CpuSamples {
             if self.told.get(&thread) == Some(&m) {
                 continue;
             }
-            if self.told.len() < MAX_THREADS as usize && self.threads.insert(thread, m, 0).is_ok() {
+            if self.told.len() < MAX_THREADS as usize && self.threads.insert(&thread, &m, 0).is_ok() {
                 self.told.insert(thread, m);
             } else {
                 self.untold += 1;

@@ -6,6 +6,7 @@ mod files;
 mod identity;
 mod limits;
 mod maps;
+mod threads;
 
 pub use container::{Container, container_of};
 pub use exit::{Exit, Watch, signal_name};
@@ -13,6 +14,7 @@ pub use files::{debug_file, mapped_libraries, read_file, read_library};
 pub use identity::{Identity, Look, Target, TargetError, process_ids};
 pub use limits::{CpuLimit, cpu_limit};
 pub use maps::{Mapping, executable_mappings};
+pub use threads::thread_ids;
 
 /// Reads a text as each of the files that are read here (see `fuzzing`).
 #[cfg(feature = "fuzzing")]

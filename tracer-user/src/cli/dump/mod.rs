@@ -17,6 +17,7 @@ use gotrail::text::duration;
 
 use super::args::{DumpArgs, DumpFormat};
 use super::failure::{BACKEND, Failure, USAGE};
+pub(crate) use document::{labels as labels_json, safe};
 use filter::Filter;
 
 /// What was read, and which of it is to be shown.
@@ -99,7 +100,7 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
         DumpFormat::Human => out!("{}", text::traceback(&dump, &mut symbolizer)),
         DumpFormat::Json => {
             let document = document::of(&dump, args, &mut symbolizer)?;
-            outln!("{}", document::safe(&document.to_string()));
+            outln!("{}", safe(&document.to_string()));
         }
         DumpFormat::Folded => out!("{}", profile::folded(&dump, &mut symbolizer)),
         DumpFormat::Pprof => {
