@@ -56,16 +56,12 @@ pub fn sample<M: Memory>(
     event.args[1] = memory.read_u64(at(curg, config.g_labels)).unwrap_or(0);
     let mut flags =
         creation(&Current { g: curg, goid, flags: 0 }, config, memory, &mut event.gopc, &mut event.startpc);
-    let own = Range { low, high };
-    match begin(m, curg, own, registers, config, memory) {
-        Some(Begin { registers, current, maybe_return }) => {
-            flags |= current.flags | walk(&registers, &current, config, memory, &mut event.frames);
-            if maybe_return {
-                event.args[0] |= ON_CPU_MAYBE_RETURN;
-            }
-        }
-        None => event.args[0] |= ON_CPU_FOREIGN_STACK,
+    let begin = begin(m, curg, Range { low, high }, registers, config, memory);
+    flags |= begin.current.flags | walk(&begin.registers, &begin.current, config, memory, &mut event.frames);
+    if begin.foreign {
+        only(registers.pc, &mut event.frames);
     }
+    event.args[0] |= begin.bits();
     event.header.flags |= flags;
 }
 
@@ -83,15 +79,29 @@ impl Range {
     }
 }
 
-/// From where a stack is walked.
+/// From where a stack is walked. Whole also where there is none: a part that is left undefined is one that the
+/// verifier finds read.
 struct Begin {
     registers: Registers,
     current: Current,
     /// The first return address is one only if the function has no frame.
     maybe_return: bool,
+    /// On none that Go walks.
+    foreign: bool,
 }
 
-/// Finds out on which stack the thread is; `None` if it is on none that Go walks.
+impl Begin {
+    #[inline(always)]
+    const fn bits(&self) -> u64 {
+        match (self.foreign, self.maybe_return) {
+            (true, _) => ON_CPU_FOREIGN_STACK,
+            (false, true) => ON_CPU_MAYBE_RETURN,
+            (false, false) => 0,
+        }
+    }
+}
+
+/// Finds out on which stack the thread is.
 #[inline(always)]
 fn begin<M: Memory>(
     m: u64,
@@ -100,45 +110,37 @@ fn begin<M: Memory>(
     registers: &Registers,
     config: &ProcConfig,
     memory: &M,
-) -> Option<Begin> {
+) -> Begin {
+    let read = |address: u64| memory.read_u64(address).unwrap_or(0);
     // The link register is the return address of a function that has no frame; on amd64 it is on the stack.
-    let maybe = if registers.lr == 0 { memory.read_u64(registers.sp).unwrap_or(0) } else { registers.lr };
-    let user = Current { g: curg, goid: 0, flags: 0 };
-    if own.has(registers.sp) {
-        let registers = Registers { g: curg, lr: maybe, ..*registers };
-        return Some(Begin { registers, current: user, maybe_return: maybe != 0 });
-    }
-    let g0 = memory.read_u64(at(m, config.m_g0)).ok()?;
-    let system = Range {
-        low: memory.read_u64(at(g0, config.g_stack_lo)).ok()?,
-        high: memory.read_u64(at(g0, config.g_stack_hi)).ok()?,
+    let maybe = if registers.lr == 0 { read(registers.sp) } else { registers.lr };
+    let g0 = read(at(m, config.m_g0));
+    let system = Range { low: read(at(g0, config.g_stack_lo)), high: read(at(g0, config.g_stack_hi)) };
+    let on_system = system.has(registers.sp);
+    let mut begin = Begin {
+        registers: Registers { g: curg, lr: maybe, ..*registers },
+        current: Current { g: curg, goid: 0, flags: 0 },
+        maybe_return: maybe != 0,
+        foreign: !on_system && !own.has(registers.sp),
     };
-    if !system.has(registers.sp) {
-        return None;
-    }
     // A call of the vdso changes to the system stack by itself and leaves the frame pointer of the goroutine, or one
     // frame that leads to it (nanotime1 and walltime, runtime/sys_linux_amd64.s and sys_linux_arm64.s).
-    if own.has(registers.bp) {
-        let registers = Registers { g: curg, lr: maybe, ..*registers };
-        return Some(Begin { registers, current: user, maybe_return: maybe != 0 });
+    if !on_system || own.has(registers.bp) {
+        return begin;
     }
-    if system.has(registers.bp)
-        && let (Ok(next), Ok(pc)) = (memory.read_u64(registers.bp), memory.read_u64(at(registers.bp, 8)))
-        && own.has(next)
-        && pc != 0
-    {
-        let registers = Registers { g: curg, lr: pc, bp: next, ..*registers };
-        return Some(Begin { registers, current: user, maybe_return: false });
+    let (next, pc) = (read(registers.bp), read(at(registers.bp, 8)));
+    if system.has(registers.bp) && own.has(next) && pc != 0 {
+        begin.registers.lr = pc;
+        begin.registers.bp = next;
+        begin.maybe_return = false;
+        return begin;
     }
     // gogo and the return from systemstack clear what they used (runtime/asm_amd64.s, asm_arm64.s): where there is
     // none, the goroutine did not leave its stack in a way that says where. gobuf begins with sp and pc.
-    let saved = memory.read_u64(at(curg, config.g_sched_pc).wrapping_sub(8)).unwrap_or(0);
-    let g = if own.has(saved) { curg } else { 0 };
-    Some(Begin {
-        registers: Registers { g: g0, lr: maybe, ..*registers },
-        current: Current { g, goid: 0, flags: FLAG_SYSTEM_STACK },
-        maybe_return: maybe != 0,
-    })
+    let saved = read(at(curg, config.g_sched_pc).wrapping_sub(8));
+    begin.registers.g = g0;
+    begin.current = Current { g: if own.has(saved) { curg } else { 0 }, goid: 0, flags: FLAG_SYSTEM_STACK };
+    begin
 }
 
 /// The M of the g in its register, if the two know each other.

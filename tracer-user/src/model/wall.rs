@@ -358,10 +358,10 @@ impl Wall {
 
     /// The profile: time by activity and labels. Running time is spread over the stacks that goroutines which began
     /// in the same function (and with the same labels, where those were found on a CPU) had on the CPUs; where none was
-    /// found, its stack is not known.
+    /// found, its stack is not known. `same` has the stacks of samples on a CPU that are to be taken for another one.
     #[must_use]
-    pub fn rows(&self) -> Vec<Row> {
-        let spread = Spread::of(&self.hits);
+    pub fn rows(&self, same: &HashMap<u32, u32>) -> Vec<Row> {
+        let spread = Spread::of(&self.hits, same);
         let errors: Vec<f64> = self.lines.iter().map(|line| self.error_ns(std::iter::once(line))).collect();
         let mut rows = Vec::with_capacity(self.cells.len());
         for cell in self.cells.iter().filter(|cell| cell.ns > 0.0) {
@@ -387,6 +387,16 @@ impl Wall {
             }
         }
         rows
+    }
+
+    /// The stacks of samples on a CPU, and how often each was found.
+    #[must_use]
+    pub fn hits(&self) -> HashMap<u32, u64> {
+        let mut hits: HashMap<u32, u64> = HashMap::new();
+        for (key, count) in &self.hits {
+            *hits.entry(key.stack).or_default() += count;
+        }
+        hits
     }
 
     /// Time by class and wait reason, with the error of each as a whole; the longest first.
@@ -447,12 +457,17 @@ struct Spread {
 }
 
 impl Spread {
-    fn of(hits: &HashMap<HitKey, u64>) -> Self {
-        let mut spread = Self::default();
+    fn of(hits: &HashMap<HitKey, u64>, same: &HashMap<u32, u32>) -> Self {
         let mut all: HashMap<(u64, u32), u64> = HashMap::new();
+        let mut labelled: HashMap<HitKey, u64> = HashMap::new();
         for (key, count) in hits {
-            spread.labelled.entry((key.startpc, key.labels)).or_default().push((key.stack, *count));
-            *all.entry((key.startpc, key.stack)).or_default() += count;
+            let stack = same.get(&key.stack).copied().unwrap_or(key.stack);
+            *labelled.entry(HitKey { stack, ..*key }).or_default() += count;
+            *all.entry((key.startpc, stack)).or_default() += count;
+        }
+        let mut spread = Self::default();
+        for (HitKey { startpc, labels, stack }, count) in labelled {
+            spread.labelled.entry((startpc, labels)).or_default().push((stack, count));
         }
         for ((startpc, stack), count) in all {
             spread.all.entry(startpc).or_default().push((stack, count));
@@ -562,10 +577,10 @@ mod tests {
             let other = Sight { startpc: 0x200, ..sight(1, 2, Status::Running, NONE, false) };
             look(&mut wall, i * MS, &[sight(0, 1, Status::Running, NONE, false), other]);
         }
-        for stack in [11, 11, 11, 12] {
+        for stack in [11, 13, 11, 12] {
             wall.hit(&hit(0x100), stack, NONE);
         }
-        let rows = wall.rows();
+        let rows = wall.rows(&HashMap::from([(13, 11)]));
         let of = |startpc: u64, stack: u32| {
             rows.iter()
                 .find(|r| r.activity.startpc == startpc && r.activity.stack == stack)

@@ -1,6 +1,6 @@
 //! For other tools: folded stacks and pprof.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use gotrail::binary::Frame;
@@ -62,7 +62,7 @@ pub(super) fn pprof(profile: &Profile<'_>, symbolizer: &mut Symbolizer) -> Vec<u
     let elapsed = i64::try_from(wall.elapsed_ns()).unwrap_or(i64::MAX);
     let looks = i64::try_from(wall.looks().saturating_sub(1)).unwrap_or(1).max(1);
     builder.over(elapsed, elapsed / looks, KINDS[0].0);
-    for row in stacks::shown(profile) {
+    for row in stacks::shown(profile, &HashMap::new()) {
         let activity = row.activity;
         let ns = row.share.time_ns.round() as i64;
         let mut values = [0; KINDS.len()];

@@ -99,8 +99,8 @@ pub(crate) fn run(args: &ProfileArgs) -> Result<ExitCode, Failure> {
         args,
         stacks: Vec::new(),
     };
-    profile.stacks = stacks::of(&profile);
     let mut symbolizer = Symbolizer::default();
+    profile.stacks = stacks::of(&profile, &mut symbolizer);
     let bytes = match args.format {
         ProfileFormat::Human => text::of(&profile, &mut symbolizer).into_bytes(),
         ProfileFormat::Json => format!("{}\n", document::of(&profile, &mut symbolizer)).into_bytes(),

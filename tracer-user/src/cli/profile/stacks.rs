@@ -25,9 +25,13 @@ pub(super) struct Stacked {
 }
 
 /// The rows that are shown, without their labels, the longest first.
-pub(super) fn of(profile: &Profile<'_>) -> Vec<Stacked> {
+///
+/// Samples on a CPU hit any instruction: those that differ in their innermost line alone are taken together, under the
+/// line that was hit most.
+pub(super) fn of(profile: &Profile<'_>, symbolizer: &mut Symbolizer) -> Vec<Stacked> {
+    let same = alike(profile, symbolizer);
     let mut by_key: HashMap<(Class, u8, u32, u64), Stacked> = HashMap::new();
-    for row in shown(profile) {
+    for row in shown(profile, &same) {
         let activity = row.activity;
         // Who has a stack began where that begins.
         let startpc =
@@ -63,10 +67,32 @@ pub(super) fn of(profile: &Profile<'_>) -> Vec<Stacked> {
 }
 
 /// The rows that are shown, by labels too.
-pub(super) fn shown(profile: &Profile<'_>) -> Vec<Row> {
-    let mut rows = profile.profiler.wall.rows();
+pub(super) fn shown(profile: &Profile<'_>, same: &HashMap<u32, u32>) -> Vec<Row> {
+    let mut rows = profile.profiler.wall.rows(same);
     rows.retain(|row| profile.shows(row.activity.class, row.activity.wait_reason));
     rows
+}
+
+/// Which stacks of samples on a CPU are taken for which.
+fn alike(profile: &Profile<'_>, symbolizer: &mut Symbolizer) -> HashMap<u32, u32> {
+    let mut hits: Vec<(u32, u64)> = profile.profiler.wall.hits().into_iter().collect();
+    hits.sort_by_key(|(stack, count)| (std::cmp::Reverse(*count), *stack));
+    let mut first: HashMap<Vec<(String, u32)>, u32> = HashMap::new();
+    let mut same = HashMap::new();
+    for (stack, _) in hits {
+        let mut key: Vec<(String, u32)> = frames(profile, (Class::Running, stack, 0), symbolizer)
+            .iter()
+            .flat_map(|(_, frames)| frames.iter().map(|f| (f.function.clone(), f.line)).collect::<Vec<_>>())
+            .collect();
+        if let Some((_, line)) = key.first_mut() {
+            *line = 0;
+        }
+        let representative = *first.entry(key).or_insert(stack);
+        if representative != stack {
+            same.insert(stack, representative);
+        }
+    }
+    same
 }
 
 /// The frames of a stack by address, innermost first; without an address where it says what is not known.

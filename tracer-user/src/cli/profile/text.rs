@@ -106,8 +106,12 @@ fn on_cpu(profile: &Profile<'_>) -> String {
     let time = |samples: u64| duration(samples * SAMPLE_NS);
     let counts = &summary.on_cpu;
     let seen = (counts.running * SAMPLE_NS) as f64;
-    let _ =
-        write!(out, "on a CPU, by {} samples: {} of running goroutines", counts.all(), time(counts.running));
+    let _ = write!(
+        out,
+        "\non a CPU, by {} samples: {} of running goroutines",
+        counts.all(),
+        time(counts.running)
+    );
     // Less than that may be chance.
     if running > seen * 1.2 && running - seen > 1e8 {
         let _ = write!(
@@ -145,10 +149,12 @@ fn top(profile: &Profile<'_>, symbolizer: &mut Symbolizer) -> String {
             stacked.share.time_ns / (wall.elapsed_ns() as f64).max(1.0)
         );
         let key = (stacked.class, stacked.stack, stacked.startpc);
-        let frames: Vec<Frame> = stacks::frames(profile, key, symbolizer)
+        let all: Vec<Frame> = stacks::frames(profile, key, symbolizer)
             .iter()
             .flat_map(|(_, frames)| frames.iter().filter(|frame| !frame.wrapper).cloned().collect::<Vec<_>>())
             .collect();
+        let own: Vec<Frame> = all.iter().filter(|f| is_shown(stacked.class, f)).cloned().collect();
+        let frames = if own.is_empty() { all } else { own };
         out.push_str(&human::stack(&frames, "       "));
     }
     let rest = profile.stacks.len().saturating_sub(profile.args.top);
@@ -162,4 +168,13 @@ fn top(profile: &Profile<'_>, symbolizer: &mut Symbolizer) -> String {
     }
     out.push('\n');
     out
+}
+
+/// Leaves out what parks and starts every goroutine: the runtime's own functions around those of a program, as Go's
+/// tracebacks do. Where it runs, they are what it runs.
+fn is_shown(class: Class, frame: &Frame) -> bool {
+    let internal = frame.function.strip_prefix("runtime.").is_some_and(|name| {
+        name == "goexit" || class != Class::Running && name.starts_with(|c: char| c.is_ascii_lowercase())
+    });
+    !internal
 }
