@@ -21,4 +21,5 @@ pub mod scratch;
 pub mod scribble;
 pub mod shop;
 pub mod support;
+pub mod trace;
 pub mod traceback;

@@ -20,6 +20,7 @@ mod kinds;
 mod lifetimes;
 mod matrix;
 mod pgo;
+mod profile;
 mod real_program;
 mod refusals;
 mod tampered;

@@ -37,6 +37,7 @@ pub(super) fn of(profile: &Profile<'_>, symbolizer: &mut Symbolizer) -> String {
         "go_version": binary.version().to_string(),
         "layout_source": binary.layout_source().to_string(),
         "started_at": json::wall(summary.began_ns),
+        "started_monotonic_ns": summary.began_ns,
         "duration_ns": wall.elapsed_ns(),
         "looks": wall.looks(),
         "looks_per_second": profile.rate(),

@@ -3,7 +3,7 @@
 use gotrail::memory::Symbolizer;
 use gotrail::model::Class;
 use gotrail::text::{duration, printable};
-use inferno::flamegraph::color::{Color, PaletteMap};
+use inferno::flamegraph::color::{BackgroundColor, Color, PaletteMap};
 use inferno::flamegraph::{Options, from_lines};
 
 use super::super::failure::{BACKEND, Failure};
@@ -23,13 +23,16 @@ const fn style(class: Class) -> (&'static str, (u8, u8, u8)) {
 pub(super) fn svg(profile: &Profile<'_>, symbolizer: &mut Symbolizer) -> Result<Vec<u8>, Failure> {
     let lines: Vec<String> = exports::lines(profile, symbolizer, |class| style(class).0)
         .into_iter()
+        // Every goroutine begins there: a storey that tells nothing.
+        .map(|(line, us)| (line.replacen(&format!(";runtime.goexit{}", mark_of(&line)), "", 1), us))
         .map(|(line, us)| format!("{line} {us}"))
         .collect();
     let mut palette = PaletteMap::default();
+    // The root, which has no name.
+    palette.insert("", Color { r: 200, g: 200, b: 200 });
     for name in lines.iter().filter_map(|line| line.rsplit_once(' ')).flat_map(|(stack, _)| stack.split(';'))
     {
-        let class = Class::ALL.into_iter().find(|class| name.ends_with(style(*class).0));
-        if let Some(class) = class {
+        if let Some(class) = class_of(name) {
             palette.insert(name, shade(style(class).1, name));
         }
     }
@@ -47,11 +50,21 @@ pub(super) fn svg(profile: &Profile<'_>, symbolizer: &mut Symbolizer) -> Result<
     // From microseconds.
     options.factor = 1e-3;
     options.name_type = "Function:".to_owned();
+    options.bgcolors = Some(BackgroundColor::Grey);
     options.palette_map = Some(&mut palette);
     let mut svg = Vec::new();
     from_lines(&mut options, lines.iter().map(String::as_str), &mut svg)
         .map_err(|e| Failure::new(BACKEND, format!("tried to draw the flame graph: {e}")))?;
     Ok(svg)
+}
+
+/// The state that is marked at the end of a name or a line.
+fn class_of(name: &str) -> Option<Class> {
+    Class::ALL.into_iter().find(|class| name.ends_with(style(*class).0))
+}
+
+fn mark_of(line: &str) -> &'static str {
+    class_of(line).map_or("", |class| style(class).0)
 }
 
 /// A colour a little lighter or darker, by the name, so that neighbours can be told apart.
