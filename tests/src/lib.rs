@@ -22,4 +22,5 @@ pub mod scratch;
 pub mod scribble;
 pub mod shop;
 pub mod support;
+pub mod trace;
 pub mod traceback;

@@ -22,6 +22,7 @@ mod kinds;
 mod lifetimes;
 mod matrix;
 mod pgo;
+mod profile;
 mod real_program;
 mod reasons;
 mod refusals;

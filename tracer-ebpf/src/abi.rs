@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 /// Version of everything in this module. A program that finds another version in [`ProcConfig`] ignores
 /// the process and counts the hit as [`ProbeCounters::refused`].
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Name of the hash map `tgid (u32) -> ProcConfig`.
 pub const MAP_PROCESSES: &str = "PROCESSES";
@@ -14,6 +14,8 @@ pub const MAP_EVENTS: &str = "EVENTS";
 pub const MAP_COUNTERS: &str = "COUNTERS";
 /// Name of the per-CPU array (one entry) that numbers the records of each CPU.
 pub const MAP_SEQUENCE: &str = "SEQUENCE";
+/// Name of the hash map `thread (u32) -> address of its M (u64)`, of the one process that is profiled.
+pub const MAP_THREADS: &str = "THREADS";
 
 /// Name of the constant with the device of the agent's PID namespace, 0 for the initial one.
 pub const GLOBAL_PID_NAMESPACE_DEVICE: &str = "PID_NAMESPACE_DEVICE";
@@ -24,6 +26,8 @@ pub const GLOBAL_PID_NAMESPACE_INODE: &str = "PID_NAMESPACE_INODE";
 pub const MAX_PROCESSES: u32 = 64;
 /// Counter rows kept for each process: probe numbers are below this.
 pub const MAX_PROBES: u32 = 32;
+/// Threads whose M the agent can tell the programs.
+pub const MAX_THREADS: u32 = 1 << 14;
 /// Return addresses captured with a record that carries a stack.
 ///
 /// A power of two, so that masking an index keeps it in bounds for the verifier.
@@ -37,6 +41,8 @@ pub const TIER_T1: u32 = 1;
 pub const TIER_T2: u32 = 2;
 /// Tier switch: what happens at each switch between goroutines.
 pub const TIER_T3: u32 = 4;
+/// Tier switch: samples of what is on a CPU, by timer.
+pub const TIER_CPU: u32 = 8;
 
 /// [`ProcConfig::flags`]: copy panic and fatal texts out of the process.
 pub const CONFIG_CAPTURE_TEXT: u32 = 1;
@@ -90,11 +96,13 @@ pub enum Probe {
     GoReady = 20,
     /// `gogo`: a goroutine is about to run.
     GoRun = 21,
+    /// No site: a CPU's timer went off while a thread of the process was on it.
+    OnCpu = 22,
 }
 
 impl Probe {
     /// Every probe, in the order of its number.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::GcStart,
         Self::GcMarkEnd,
         Self::GcMarkTermination,
@@ -116,6 +124,7 @@ impl Probe {
         Self::GoPark,
         Self::GoReady,
         Self::GoRun,
+        Self::OnCpu,
     ];
 
     /// The probe with this wire number.
@@ -130,6 +139,7 @@ impl Probe {
         match self {
             Self::GoCreate | Self::GoExit => TIER_T2,
             Self::GoPark | Self::GoReady | Self::GoRun => TIER_T3,
+            Self::OnCpu => TIER_CPU,
             _ => TIER_T1,
         }
     }
@@ -159,6 +169,7 @@ impl Probe {
             Self::GoPark => "go_park",
             Self::GoReady => "go_ready",
             Self::GoRun => "go_run",
+            Self::OnCpu => "on_cpu",
         }
     }
 }
@@ -242,8 +253,12 @@ pub struct ProcConfig {
     /// Address of `runtime.systemstack_switch` in the process, 0 if unknown: what `g.sched.pc` is while a
     /// goroutine is on a system stack by way of `systemstack`.
     pub systemstack_switch: u64,
+    /// `g.atomicstatus`.
+    pub g_atomicstatus: u32,
+    /// `g.labels`.
+    pub g_labels: u32,
 }
-const _: () = assert!(size_of::<ProcConfig>() == 104);
+const _: () = assert!(size_of::<ProcConfig>() == 112);
 
 /// Counters of one probe of one process on one CPU.
 ///
@@ -278,6 +293,17 @@ pub const FLAG_TEXT_FAULTED: u8 = 16;
 pub const FLAG_VALUE_FAULTED: u8 = 32;
 /// [`EventHeader::flags`]: the stack has more frames than fit.
 pub const FLAG_STACK_TRUNCATED: u8 = 64;
+
+/// `OnCpu`'s first argument: the thread was in the kernel.
+pub const ON_CPU_KERNEL: u64 = 1 << 32;
+/// Likewise: it was on no stack of Go's: in a signal handler, or in C code on a stack of its own. Only the innermost
+/// address is there.
+pub const ON_CPU_FOREIGN_STACK: u64 = 2 << 32;
+/// Likewise: the second address is what the function would return to if it has taken nothing of the stack. Where it
+/// has (the function table says so) the address is none, and has to be left out.
+pub const ON_CPU_MAYBE_RETURN: u64 = 4 << 32;
+/// Likewise: the thread belongs to no M: it is not one of Go's.
+pub const ON_CPU_NO_M: u64 = 8 << 32;
 
 /// The first bytes of every record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -343,6 +369,7 @@ const _: () = assert!(size_of::<Frames>() == 520);
 /// | `StwStop` | reason (`u64::MAX` unknown); no frames for the two reasons of the GC itself |
 /// | `Procresize` | new number of Ps |
 /// | `SetGcPercent` | percent as i32 sign-extended |
+/// | `OnCpu` | `g.atomicstatus` (`u32::MAX` unknown) and from bit 32 on `ON_CPU_` bits, `g.labels` |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct StackEvent {

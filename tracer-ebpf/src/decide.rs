@@ -210,7 +210,7 @@ pub fn stacked<M: Memory>(
 }
 
 #[inline(always)]
-fn creation<M: Memory>(
+pub(crate) fn creation<M: Memory>(
     current: &Current,
     config: &ProcConfig,
     memory: &M,

@@ -14,6 +14,7 @@ pub mod abi;
 pub mod decide;
 #[cfg(test)]
 mod hostile;
+pub mod on_cpu;
 pub mod walk;
 
 pub use abi::*;

@@ -13,10 +13,11 @@
 
 mod kernel;
 mod maps;
+mod samples;
 mod tiers;
 
-use aya_ebpf::macros::uprobe;
-use aya_ebpf::programs::ProbeContext;
+use aya_ebpf::macros::{perf_event, uprobe};
+use aya_ebpf::programs::{PerfEventContext, ProbeContext};
 
 /// T1 through one link for all sites.
 #[uprobe(multi)]
@@ -43,6 +44,13 @@ pub fn t2_multi(ctx: ProbeContext) -> u32 {
 #[uprobe]
 pub fn t2_single(ctx: ProbeContext) -> u32 {
     tiers::lifetimes(&ctx);
+    0
+}
+
+/// The timer of a CPU.
+#[perf_event]
+pub fn on_cpu(ctx: PerfEventContext) -> u32 {
+    samples::on_cpu(&ctx);
     0
 }
 

@@ -1,8 +1,9 @@
 //! The maps, and the accounting that every record goes through.
 
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, PerCpuArray, RingBuf};
-use tracer_ebpf::{MAX_PROBES, MAX_PROCESSES, ProbeCounters, ProcConfig, counter_index};
+use tracer_ebpf::{MAX_PROBES, MAX_PROCESSES, MAX_THREADS, ProbeCounters, ProcConfig, counter_index};
 
 /// Processes that are watched; a hit of any other one ends here.
 #[map]
@@ -18,6 +19,10 @@ static COUNTERS: PerCpuArray<ProbeCounters> = PerCpuArray::with_max_entries(MAX_
 #[map]
 static SEQUENCE: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 
+/// Which M a thread is. Filled for a profile alone, so nothing is allocated before.
+#[map]
+static THREADS: HashMap<u32, u64> = HashMap::with_max_entries(MAX_THREADS, BPF_F_NO_PREALLOC);
+
 /// Leaves the consumer asleep: it comes by timer. A wakeup costs the target more than all else a probe does.
 const BPF_RB_NO_WAKEUP: u64 = 1;
 
@@ -27,6 +32,13 @@ pub fn process(tgid: u32) -> Option<&'static ProcConfig> {
     // SAFETY: the agent writes an entry before it switches tiers on and replaces it whole; the kernel keeps
     // the memory of map values valid for the length of a program run.
     Some(unsafe { &*config })
+}
+
+/// The M of a thread, 0 if the agent has not told it.
+#[inline(always)]
+pub fn m_of(thread: u32) -> u64 {
+    // SAFETY: the value is copied at once; the agent may write another meanwhile, which is as good.
+    unsafe { THREADS.get(&thread) }.copied().unwrap_or(0)
 }
 
 #[inline(always)]

@@ -5,10 +5,14 @@ use bytemuck::{Pod, checked, pod_read_unaligned};
 use tracer_ebpf::decide::{is_crash, is_stacked};
 use tracer_ebpf::{
     CrashEvent, EventHeader, FLAG_NO_GOID, FLAG_PROCID_MATCHES, FLAG_STACK_TRUNCATED, FLAG_TEXT_FAULTED,
-    FLAG_VALUE_FAULTED, Frames, PlainEvent, Probe, StackEvent,
+    FLAG_VALUE_FAULTED, Frames, ON_CPU_FOREIGN_STACK, ON_CPU_KERNEL, ON_CPU_MAYBE_RETURN, ON_CPU_NO_M,
+    PlainEvent, Probe, StackEvent,
 };
 
-use crate::model::{CallStack, CrashRecord, CrashText, Event, EventKind, GcTrigger, PanicStage, StwReason};
+use crate::memory::Status;
+use crate::model::{
+    CallStack, CrashRecord, CrashText, Event, EventKind, GcTrigger, OnCpu, PanicStage, StwReason,
+};
 
 /// A decoded record, and what the drain needs to know of it.
 #[derive(Debug)]
@@ -41,6 +45,43 @@ pub(crate) fn decode(bytes: &[u8], bias: u64) -> Option<Decoded> {
         procid_matches: header.flags & FLAG_PROCID_MATCHES != 0,
         event: Event { time_ns: header.time_ns, goid, thread: header.tid, kind },
     })
+}
+
+/// A decoded sample of a CPU, and what the drain needs to know of it.
+#[derive(Debug)]
+pub(crate) struct DecodedSample {
+    pub(crate) cpu: u16,
+    pub(crate) sequence: u32,
+    pub(crate) sample: OnCpu,
+}
+
+/// Decodes a record of a CPU's timer; `None` if it is none of ours. Addresses become linked ones.
+pub(crate) fn decode_sample(bytes: &[u8], bias: u64) -> Option<DecodedSample> {
+    let StackEvent { header, args: [what, labels], startpc, frames, .. } = read(bytes)?;
+    if Probe::from_wire(header.probe)? != Probe::OnCpu {
+        return None;
+    }
+    let linked = |address: u64| if address == 0 { 0 } else { address.wrapping_sub(bias) };
+    let len = usize::try_from(frames.len).unwrap_or(0).min(frames.pcs.len());
+    let has = |bit: u64| what & bit != 0;
+    let status = what as u32;
+    let sample = OnCpu {
+        time_ns: header.time_ns,
+        thread: header.tid,
+        goid: (header.flags & FLAG_NO_GOID == 0 && header.goid != 0).then_some(header.goid),
+        status: (status != u32::MAX).then(|| Status::from_word(status)),
+        labels,
+        startpc: linked(startpc),
+        has_m: !has(ON_CPU_NO_M),
+        procid_matches: header.flags & FLAG_PROCID_MATCHES != 0,
+        in_kernel: has(ON_CPU_KERNEL),
+        foreign_stack: has(ON_CPU_FOREIGN_STACK),
+        maybe_return: has(ON_CPU_MAYBE_RETURN),
+        pcs: frames.pcs.iter().take(len).map(|pc| linked(*pc)).collect(),
+        user_from: usize::try_from(frames.user_from).unwrap_or(0).min(len),
+        truncated: header.flags & FLAG_STACK_TRUNCATED != 0,
+    };
+    Some(DecodedSample { cpu: header.cpu, sequence: header.sequence, sample })
 }
 
 fn read<T: Pod + checked::CheckedBitPattern>(bytes: &[u8]) -> Option<T> {
@@ -163,6 +204,20 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn any_bytes_are_a_sample_of_their_own_or_none(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..700),
+            probe in 20..24_u8,
+            bias in any::<u64>(),
+        ) {
+            if let Some(slot) = bytes.get_mut(30) {
+                *slot = probe;
+            }
+            let Some(DecodedSample { sample, .. }) = decode_sample(&bytes, bias) else { return Ok(()) };
+            prop_assert_eq!(probe, Probe::OnCpu as u8);
+            prop_assert!(sample.user_from <= sample.pcs.len() && sample.pcs.len() <= tracer_ebpf::MAX_FRAMES);
+        }
+
         #[test]
         fn any_bytes_are_an_event_of_their_probe_or_none(
             mut bytes in prop::collection::vec(any::<u8>(), 0..1300),

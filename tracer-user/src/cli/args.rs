@@ -35,6 +35,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  gotrail stats 4711\n  gotrail stats 4711 --watch\n  gotrail stats 4711 --watch 500ms --for 1m --format json\n\nNothing is attached and nothing stops. The JSON is described in docs/stats.md, with the name that each\nfigure has in runtime/metrics."
     )]
     Stats(StatsArgs),
+    /// Tell where the time of a process's goroutines goes: running, waiting and why, by stack
+    #[command(
+        after_help = "Examples:\n  gotrail profile 4711\n  gotrail profile 4711 --for 60s --format svg --output wall.svg\n  gotrail profile 4711 --format pprof --output wall.pb && go tool pprof -http : wall.pb\n  gotrail profile 4711 --state running --state sync.Mutex.Lock\n\nIt reads memory and samples the CPUs; there is no probe in the process, and it is not stopped.\nCtrl-C ends it early, with what there is."
+    )]
+    Profile(ProfileArgs),
     /// List the Go processes of this host
     Ps(PsArgs),
     /// Tell what is known of an executable: build, layout, probe sites, and who tunes the runtime by hand
@@ -229,6 +234,71 @@ pub(crate) struct StatsArgs {
     /// With --watch: stop after this long, for example 60s or 5m
     #[arg(long = "for", value_name = "TIME", value_parser = time)]
     pub(crate) duration: Option<Duration>,
+}
+
+/// Forms of `gotrail profile`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProfileFormat {
+    /// Tables by state and by stack
+    Human,
+    /// JSON, with every stack
+    Json,
+    /// A profile for `go tool pprof`, with time by state
+    Pprof,
+    /// Folded stacks for flame graphs: `state;frame;frame microseconds`
+    Folded,
+    /// A flame graph
+    #[cfg(feature = "svg")]
+    Svg,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProfileArgs {
+    /// Process to profile
+    pub(crate) pid: u32,
+    /// How long, for example 60s or 5m
+    #[arg(long = "for", value_name = "TIME", default_value = "30s", value_parser = time)]
+    pub(crate) duration: Duration,
+    /// Form of the answer
+    #[arg(long, value_enum, default_value_t = ProfileFormat::Human)]
+    pub(crate) format: ProfileFormat,
+    /// Write the answer to this file, which only you can read, instead of to standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Share of one CPU that gotrail may use, in percent: it looks as often as that allows
+    #[arg(long, value_name = "PERCENT", default_value = "5", value_parser = percent)]
+    pub(crate) cpu: f64,
+    /// Look so many times a second, whatever it costs
+    #[arg(long, value_name = "HERTZ", conflicts_with = "cpu", value_parser = hertz)]
+    pub(crate) rate: Option<f64>,
+    /// Show only time in this state (running, runnable, syscall, waiting) or wait reason (a part of it will do);
+    /// several are either
+    #[arg(long, value_name = "STATE")]
+    pub(crate) state: Vec<String>,
+    /// Stacks that the tables show
+    #[arg(long, value_name = "NUMBER", default_value_t = 10)]
+    pub(crate) top: usize,
+    /// Show the runtime's own goroutines too
+    #[arg(long)]
+    pub(crate) system: bool,
+    /// Do not copy pprof labels out of the process
+    #[arg(long)]
+    pub(crate) no_labels: bool,
+}
+
+/// `5`, `5%` or `0.5`: percent, as a share.
+fn percent(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches('%').parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent / 100.0),
+        _ => Err("give a share in percent, above 0 and up to 100".to_owned()),
+    }
+}
+
+fn hertz(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(hertz) if (0.01..=1000.0).contains(&hertz) => Ok(hertz),
+        _ => Err("give looks a second, from 0.01 to 1000".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]

@@ -30,6 +30,8 @@ mod failure;
 mod human;
 mod inspect;
 mod json;
+mod mapping;
+mod profile;
 mod ps;
 mod signals;
 mod stats;
@@ -49,6 +51,7 @@ pub(crate) fn run() -> ExitCode {
     let result = match cli.command {
         Command::Attach(args) => attach::run(&args),
         Command::Dump(args) => dump::run(&args),
+        Command::Profile(args) => profile::run(&args),
         Command::Stats(args) => stats::run(&args),
         Command::Ps(args) => ps::run(&args),
         Command::Doctor(args) => doctor::run(&args),

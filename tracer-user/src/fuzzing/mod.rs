@@ -197,6 +197,11 @@ pub fn machine_code(bytes: &[u8]) {
 /// Decodes a record of the ring: the first eight bytes are the load bias.
 pub fn events(bytes: &[u8]) {
     let Some((bias, bytes)) = bytes.split_first_chunk::<8>() else { return };
+    if let Some(decoded) = record::decode_sample(bytes, u64::from_le_bytes(*bias)) {
+        assert!(decoded.sample.user_from <= decoded.sample.pcs.len());
+        assert_ne!(decoded.sample.goid, Some(0));
+        let _ = (decoded.cpu, decoded.sequence);
+    }
     let Some(decoded) = record::decode(bytes, u64::from_le_bytes(*bias)) else { return };
     assert_ne!(decoded.event.goid, Some(0));
     let stack = match &decoded.event.kind {

@@ -426,11 +426,11 @@ fn sort_by_goid(goroutines: &mut [Goroutine]) {
 }
 
 /// Which start functions belong to the runtime itself (`isSystemGoroutine`, runtime/traceback.go).
-#[derive(Default)]
-struct SystemStarts(Map<u64, bool>);
+#[derive(Debug, Default)]
+pub(super) struct SystemStarts(Map<u64, bool>);
 
 impl SystemStarts {
-    fn is_system<R: Reader>(&mut self, runtime: &Runtime<'_, R>, startpc: u64) -> bool {
+    pub(super) fn is_system<R: Reader>(&mut self, runtime: &Runtime<'_, R>, startpc: u64) -> bool {
         *self.0.entry(startpc).or_insert_with(|| {
             runtime.binary.function_name(startpc).is_some_and(|name| {
                 let own = ["runtime.main", "runtime.handleAsyncEvent", "runtime.corostart"];

@@ -185,6 +185,28 @@ impl<'a> Unwinder<'a> {
         }
     }
 
+    /// Begins anew with what may be told and looked up; what is known of addresses stays.
+    pub(super) fn renew(&mut self) {
+        self.steps = Steps::new(MAX_STEPS);
+        self.left = MAX_ADDRESSES;
+    }
+
+    /// The stack as a chain of frame pointers has it, of a thread that was interrupted: all linked addresses. Where
+    /// the second address is a return address only if the function has no frame, the function table decides.
+    pub(super) fn chain(&mut self, pcs: &[u64], maybe_return: bool, truncated: bool) -> Stack {
+        let frameless = |step: Option<Step>| step.is_some_and(|step| step.frame_size == 0 && !step.top);
+        let skip = maybe_return && pcs.first().is_some_and(|pc| !frameless(self.step(*pc)));
+        let kept = pcs.iter().enumerate().filter(|(index, pc)| !(*index == 1 && skip) && **pc != 0);
+        let mut pcs = Vec::new();
+        // Behind asyncPreempt and sigpanic comes what was interrupted, not what called.
+        let mut exact = true;
+        for (_, &address) in kept {
+            pcs.push(Pc { address, exact });
+            exact = self.step(address).is_some_and(|step| step.interrupts);
+        }
+        Stack { pcs, truncated }
+    }
+
     /// Unwinds from `pc` and `sp` (addresses of the process). What has not begun to run is at its entry, and that is
     /// exact in any case. The stack is [`Unwinder::stack`] until the next one.
     pub(super) fn unwind(&mut self, pc: u64, sp: u64, exact: bool, copy: &StackCopy<'_>) -> End {
@@ -206,6 +228,11 @@ impl<'a> Unwinder<'a> {
         };
         self.current.truncated = end != End::Complete;
         end
+    }
+
+    /// A copy of the stack that was unwound last, for who keeps stacks himself.
+    pub(super) fn copy(&self) -> Stack {
+        self.current.clone()
     }
 
     /// The stack that was unwound last: the same one as before if it was there before.

@@ -54,5 +54,7 @@ pub(super) fn config(binary: &GoBinary, bias: u64, slot: u32, tiers: u32, captur
         // runtime/mgcpacer.go, startCycle(markStartTime, procs, trigger) since 1.19.
         gc_start_has_trigger: u32::from(minor >= 19),
         systemstack_switch: systemstack_switch.map_or(0, |function| function.entry.wrapping_add(bias)),
+        g_atomicstatus: g.atomicstatus,
+        g_labels: g.labels,
     }
 }

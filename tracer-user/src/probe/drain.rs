@@ -178,18 +178,18 @@ impl Worker {
 /// The numbers of one CPU's records. They may come a little out of order, or twice, where programs preempted
 /// each other; what counts is how many there are up to the highest.
 #[derive(Clone, Copy, Debug)]
-struct Numbers {
+pub(super) struct Numbers {
     highest: u32,
     span: u64,
     received: u64,
 }
 
 impl Numbers {
-    const fn new(first: u32) -> Self {
+    pub(super) const fn new(first: u32) -> Self {
         Self { highest: first.wrapping_sub(1), span: 0, received: 0 }
     }
 
-    const fn take(&mut self, number: u32) {
+    pub(super) const fn take(&mut self, number: u32) {
         self.received += 1;
         let ahead = number.wrapping_sub(self.highest);
         // More than half the range ahead is behind.
@@ -199,7 +199,7 @@ impl Numbers {
         }
     }
 
-    const fn missing(&self) -> u64 {
+    pub(super) const fn missing(&self) -> u64 {
         self.span.saturating_sub(self.received)
     }
 }

@@ -2,6 +2,7 @@
 //! The only part of gotrail that names aya.
 
 mod config;
+mod cpu;
 mod drain;
 mod error;
 mod kernel;
@@ -9,6 +10,7 @@ mod losses;
 mod object;
 mod session;
 
+pub use cpu::{CpuSamples, HERTZ, SAMPLE_NS};
 pub use error::ProbeError;
 pub use kernel::{Kernel, Links};
 pub use losses::{Accounting, ProbeAccount};

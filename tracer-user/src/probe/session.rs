@@ -348,7 +348,7 @@ fn link(
 }
 
 /// Device and inode of our PID namespace, zeros in the initial one: the programs then need not translate.
-fn pid_namespace() -> (u64, u64) {
+pub(super) fn pid_namespace() -> (u64, u64) {
     /// `PROC_PID_INIT_INO`, `include/linux/proc_ns.h`.
     const INITIAL: u64 = 0xEFFF_FFFC;
     match std::fs::metadata("/proc/self/ns/pid") {
@@ -357,16 +357,20 @@ fn pid_namespace() -> (u64, u64) {
     }
 }
 
-fn kernel_error(what: &'static str, kernel: &Kernel, why: String) -> ProbeError {
+pub(super) fn kernel_error(what: &'static str, kernel: &Kernel, why: String) -> ProbeError {
     ProbeError::Kernel { what, kernel: kernel.release.clone(), why }
 }
 
-fn map<'a>(ebpf: &'a mut Ebpf, name: &str, kernel: &Kernel) -> Result<&'a mut aya::maps::Map, ProbeError> {
+pub(super) fn map<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &str,
+    kernel: &Kernel,
+) -> Result<&'a mut aya::maps::Map, ProbeError> {
     ebpf.map_mut(name)
         .ok_or_else(|| kernel_error("open a map", kernel, format!("no map {name} in the eBPF object")))
 }
 
-fn take(ebpf: &mut Ebpf, name: &str, kernel: &Kernel) -> Result<aya::maps::Map, ProbeError> {
+pub(super) fn take(ebpf: &mut Ebpf, name: &str, kernel: &Kernel) -> Result<aya::maps::Map, ProbeError> {
     ebpf.take_map(name)
         .ok_or_else(|| kernel_error("open a map", kernel, format!("no map {name} in the eBPF object")))
 }

@@ -9,6 +9,7 @@ mod identity;
 mod limits;
 mod maps;
 mod memory;
+mod threads;
 
 pub use container::{Container, container_of};
 #[cfg(test)]
@@ -26,6 +27,7 @@ pub use identity::{Identity, Look, Target, TargetError, process_ids};
 pub use limits::{CpuLimit, cpu_limit};
 pub use maps::{Mapping, executable_mappings};
 pub use memory::{ProcessMemory, process_memory};
+pub use threads::thread_ids;
 
 /// Reads a text as each of the files that are read here (see `fuzzing`).
 #[cfg(feature = "fuzzing")]

@@ -291,13 +291,13 @@ fn labels_of(dump: &Dump<'_>, g: &Goroutine) -> Value {
 }
 
 /// Labels as an object.
-pub(super) fn labels(labels: &Labels) -> Value {
+pub(crate) fn labels(labels: &Labels) -> Value {
     Value::Object(labels.pairs.iter().map(|(key, value)| (key.clone(), json!(value))).collect::<Map<_, _>>())
 }
 
 /// JSON with nothing in it that a terminal could obey: what [`gotrail::text::printable`] escapes in text is here
 /// written as an escape of JSON's own, so that it means the same.
-fn safe(json: &str) -> String {
+pub(crate) fn safe(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
         let bidi = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

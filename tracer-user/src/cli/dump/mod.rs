@@ -22,6 +22,7 @@ use gotrail::text::duration;
 
 use super::args::{DumpArgs, DumpFormat};
 use super::failure::{BACKEND, Failure, USAGE};
+pub(crate) use document::{labels as labels_json, safe};
 use filter::Filter;
 
 /// What was read, and which of it is to be shown.

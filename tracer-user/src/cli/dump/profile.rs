@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::UNIX_EPOCH;
 
 use gotrail::binary::Frame;
-use gotrail::export::pprof::{Goroutines, Mapping};
+use gotrail::export::pprof::Goroutines;
 use gotrail::memory::Symbolizer;
 use gotrail::text::printable;
 
+use super::super::mapping;
 use super::Dump;
 
 /// `outermost;...;innermost count`, a line for each stack.
@@ -39,15 +39,9 @@ pub(super) fn folded(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> String {
 pub(super) fn pprof(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> Vec<u8> {
     let (binary, bias) = (dump.runtime.binary(), dump.runtime.bias());
     let file = dump.subject.executable();
-    let (text, etext) = binary.text();
-    let mapping = Mapping {
-        memory: (text.wrapping_add(bias), etext.wrapping_add(bias)),
-        file_offset: binary.image().file_offset(text).unwrap_or(0),
-        file: &file.to_string_lossy(),
-        build_id: binary.image().gnu_build_id().unwrap_or_default(),
-    };
-    let taken = dump.runtime.wall(dump.snapshot.taken_ns).and_then(|at| at.duration_since(UNIX_EPOCH).ok());
-    let taken = taken.and_then(|since| i64::try_from(since.as_nanos()).ok()).unwrap_or(0);
+    let file = file.to_string_lossy();
+    let mapping = mapping::of(dump.runtime, &file);
+    let taken = mapping::unix_ns(dump.runtime, dump.snapshot.taken_ns);
     let mut goroutines = Goroutines::new(taken, &mapping);
     for g in &dump.shown {
         let frames: Vec<(u64, Arc<[Frame]>)> = g
