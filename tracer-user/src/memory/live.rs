@@ -63,7 +63,7 @@ impl LiveMemory {
     }
 
     /// Reads by the file. A fault may also be that the process is gone.
-    fn from_file(&self, address: u64, into: &mut [u8]) -> Result<(), ReadError> {
+    fn read_file(&self, address: u64, into: &mut [u8]) -> Result<(), ReadError> {
         let fault = |done: usize| ReadError::Fault { address: address.wrapping_add(done as u64) };
         // The kernel takes no offset with the highest bit set.
         let Some(file) = self.file().filter(|_| address.leading_zeros() > 0) else { return Err(fault(0)) };
@@ -101,7 +101,7 @@ impl Reader for LiveMemory {
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), ReadError> {
         // A process that is on its way out has no memory left: the kernel then reports a fault or an empty read
         // rather than that the process is gone.
-        let from_file = |into: &mut [u8]| match self.from_file(address, into) {
+        let from_file = |into: &mut [u8]| match self.read_file(address, into) {
             Err(ReadError::Fault { .. }) if self.is_gone() => Err(ReadError::Gone),
             result => result,
         };
@@ -165,7 +165,7 @@ impl Reader for LiveMemory {
                 let into = &mut into[offset..offset + size];
                 offset += size;
                 read[part] = whole
-                    || match self.from_file(*address, into) {
+                    || match self.read_file(*address, into) {
                         Ok(()) => true,
                         Err(fatal @ (ReadError::Gone | ReadError::NotPermitted { .. })) => return Err(fatal),
                         Err(_) => {

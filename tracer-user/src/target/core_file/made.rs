@@ -7,6 +7,7 @@ const ROOM: usize = 65536;
 pub(crate) const PT_LOAD: u32 = 1;
 pub(crate) const PT_NOTE: u32 = 4;
 pub(crate) const X86_64: u16 = 62;
+#[cfg(test)]
 pub(crate) const AARCH64: u16 = 183;
 
 /// A program header: kind, flags, offset, address, sizes in the file and in memory.

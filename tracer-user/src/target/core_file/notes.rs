@@ -1,6 +1,6 @@
 //! A core file's notes: threads with their registers, the signal, the process, its mapped files.
 //!
-//! As the kernel writes them (fs/binfmt_elf.c, include/uapi/linux/elfcore.h), and gcore after it.
+//! As the kernel writes them (`fs/binfmt_elf.c`, include/uapi/linux/elfcore.h), and gcore after it.
 
 use std::borrow::Cow;
 
