@@ -47,6 +47,9 @@ pub(crate) struct Arguments {
     /// Leave delve out: it takes minutes to build, and stops the process for seconds.
     #[arg(long)]
     without_delve: bool,
+    /// This gotrail, for example an older one, instead of the one of this work tree with optimisations.
+    #[arg(long, value_name = "FILE")]
+    gotrail: Option<PathBuf>,
     /// The Go version that the process is built with.
     #[arg(long = "go", value_name = "VERSION", default_value = go::NEWEST)]
     version: String,
@@ -155,7 +158,10 @@ struct Programs {
 /// Runs it.
 pub(super) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCode> {
     let ready = setup::ensure(workspace)?;
-    let gotrail = build::build(&build::Arguments::release(), workspace, &ready)?;
+    let gotrail = match &arguments.gotrail {
+        Some(given) => given.clone(),
+        None => build::build(&build::Arguments::release(), workspace, &ready)?,
+    };
     let crowd = fixtures::build(workspace, "crowd", &arguments.version, Mode::Default)?;
     let delve = if arguments.without_delve {
         Err("not asked for".to_owned())
