@@ -44,6 +44,12 @@ pub(crate) struct Arguments {
     /// Turns that each way has.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
+    /// Leave delve out: it takes minutes to build, and stops the process for seconds.
+    #[arg(long)]
+    without_delve: bool,
+    /// This gotrail, for example an older one, instead of the one of this work tree with optimisations.
+    #[arg(long, value_name = "FILE")]
+    gotrail: Option<PathBuf>,
     /// The Go version that the process is built with.
     #[arg(long = "go", value_name = "VERSION", default_value = go::NEWEST)]
     version: String,
@@ -152,12 +158,19 @@ struct Programs {
 /// Runs it.
 pub(super) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCode> {
     let ready = setup::ensure(workspace)?;
-    let gotrail = build::build(&build::Arguments::release(), workspace, &ready)?;
+    let gotrail = match &arguments.gotrail {
+        Some(given) => given.clone(),
+        None => build::build(&build::Arguments::release(), workspace, &ready)?,
+    };
     let crowd = fixtures::build(workspace, "crowd", &arguments.version, Mode::Default)?;
-    let delve = setup::ensure_go(workspace)
-        .and_then(|go| backends::build(workspace, &go, &DELVE))
-        .map(|backend| backend.path)
-        .map_err(|error| format!("{error:#}"));
+    let delve = if arguments.without_delve {
+        Err("not asked for".to_owned())
+    } else {
+        setup::ensure_go(workspace)
+            .and_then(|go| backends::build(workspace, &go, &DELVE))
+            .map(|backend| backend.path)
+            .map_err(|error| format!("{error:#}"))
+    };
     if let Err(why) = &delve {
         eprintln!("left out: delve: {why}");
     }
