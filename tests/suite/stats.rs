@@ -179,7 +179,8 @@ fn rest(build: &Build, read: &Between) {
         array(truth, pointer).unwrap().iter().map(|value| value.as_i64().unwrap()).collect()
     };
     let pauses = array(ours, "/gc/pauses").unwrap();
-    let field = |name: &str| -> Vec<i64> { pauses.iter().map(|pause| pause[name].as_i64().unwrap()).collect() };
+    let field =
+        |name: &str| -> Vec<i64> { pauses.iter().map(|pause| pause[name].as_i64().unwrap()).collect() };
     assert_eq!(field("ns"), list("/pauses_ns"), "{build}");
     assert_eq!(field("ended_unix_ns"), list("/pause_ends_unix_ns"), "{build}");
 
@@ -203,8 +204,13 @@ fn rest(build: &Build, read: &Between) {
     assert_eq!(parts.iter().sum::<u64>(), part("ready_bytes"), "{build}: {memory}");
     assert_eq!(part("ready_bytes") + part("released_bytes"), part("total_bytes"), "{build}");
     assert!(number(memory, "/process/rss_bytes").unwrap() > 1 << 20, "{build}");
-    let (trigger, goal) = (number(ours, "/gc/trigger_bytes").unwrap(), number(ours, "/gc/goal_bytes").unwrap());
-    assert!(number(ours, "/gc/heap_marked_bytes").unwrap() < trigger && trigger <= goal, "{build}: {}", ours["gc"]);
+    let (trigger, goal) =
+        (number(ours, "/gc/trigger_bytes").unwrap(), number(ours, "/gc/goal_bytes").unwrap());
+    assert!(
+        number(ours, "/gc/heap_marked_bytes").unwrap() < trigger && trigger <= goal,
+        "{build}: {}",
+        ours["gc"]
+    );
 }
 
 #[test]
@@ -271,15 +277,15 @@ fn root_stats_watches_until_the_process_ends() {
             assert_eq!(number(look, "/gc/cycles").unwrap(), cycles, "{build}");
             plausible(build, look);
         }
-        let last = looks.last().unwrap();
-        assert!(last["interval"]["allocated_bytes_per_s"].as_f64().unwrap() > 0.0, "{build}: {last}");
+        // In one of them it may have waited for the collector all the time.
+        let rates = looks[1..].iter().map(|look| look["interval"]["allocated_bytes_per_s"].as_f64().unwrap());
+        assert!(rates.sum::<f64>() > 0.0, "{build}: {}", looks.last().unwrap());
 
         let pid = target.pid().to_string();
         let mut watcher = Process::start(
             "gotrail",
-            Command::new(gotrail_tests::env::gotrail().unwrap()).args([
-                "stats", &pid, "--watch", "50ms", "--format", "json",
-            ]),
+            Command::new(gotrail_tests::env::gotrail().unwrap())
+                .args(["stats", &pid, "--watch", "50ms", "--format", "json"]),
         )
         .unwrap();
         watcher.await_output("a look", |line| line.contains("interval").then_some(())).unwrap();
@@ -293,21 +299,18 @@ fn root_stats_watches_until_the_process_ends() {
 
 /// In a process that does all it can, nothing is read that can't be.
 fn plausible(build: &Build, look: &Value) {
-    let told = || format!("{build}: {look}");
+    let hold = |holds: bool, what: &Value| assert!(holds, "{build}: {what} in {look}");
     let processors = array(look, "/scheduler/processors").unwrap();
-    assert!(!processors.is_empty(), "{}", told());
+    hold(!processors.is_empty(), &look["scheduler"]);
     for (index, p) in processors.iter().enumerate() {
-        assert_eq!(p["id"], index, "{}", told());
-        assert_ne!(p["state"], "???", "{}", told());
-        assert!(p["run_queue"].as_u64().unwrap() <= 257, "{}", told());
+        hold(p["id"] == index && p["state"] != "???" && p["run_queue"].as_u64().unwrap() <= 257, p);
     }
-    assert_ne!(look["gc"]["phase"], "???", "{}", told());
     let at = |pointer: &str| number(look, pointer).unwrap();
-    assert!(at("/memory/ready_bytes") < 1 << 32 && at("/memory/objects_bytes") < 1 << 32, "{}", told());
-    assert!(at("/memory/frees") <= at("/memory/allocs"), "{}", told());
-    assert!(at("/gc/cycles_forced") <= at("/gc/cycles"), "{}", told());
-    assert!(at("/goroutines/all") < 1000, "{}", told());
-    assert_eq!(look["unknown"], Value::Array(Vec::new()), "{}", told());
+    hold(look["gc"]["phase"] != "???" && at("/gc/cycles_forced") <= at("/gc/cycles"), &look["gc"]);
+    let few = at("/memory/ready_bytes") < 1 << 32 && at("/memory/objects_bytes") < 1 << 32;
+    hold(few && at("/memory/frees") <= at("/memory/allocs"), &look["memory"]);
+    hold(at("/goroutines/all") < 1000, &look["goroutines"]);
+    hold(look["unknown"] == Value::Array(Vec::new()), &look["unknown"]);
 }
 
 #[test]

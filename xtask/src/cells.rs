@@ -294,7 +294,10 @@ mod tests {
     #[test]
     fn other_programs_are_built_for_the_host_in_two_ways() {
         assert_eq!(Wanted::all(true).cells("shop").len(), go::VERSIONS.len() * 2);
-        assert_eq!(Wanted::all(true).cells(FIGURES).len(), (VERSIONS.len() - SECOND_OF_THEIR_MINOR.len()) * 2);
+        assert_eq!(
+            Wanted::all(true).cells(FIGURES).len(),
+            (VERSIONS.len() - SECOND_OF_THEIR_MINOR.len()) * 2
+        );
         let library: Vec<String> =
             Wanted::all(true).cells(LIBRARY).iter().map(|cell| cell.mode.name().to_owned()).collect();
         assert_eq!(library, ["c-shared", "plugin"]);

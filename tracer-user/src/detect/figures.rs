@@ -79,7 +79,10 @@ fn collector(look: &Look<'_>, say: &mut impl FnMut(&'static str, String)) {
             "the collector takes so much CPU time that Go limits it: the heap may grow beyond GOMEMLIMIT; raise the limit or hold less".to_owned(),
         );
     } else if let Some(last) = gc.limiter_last_cycle.filter(|last| *last != 0 && *last + 1 >= gc.cycles) {
-        say("gc-limited", format!("Go had to limit the collector's CPU time in cycle {last}: GOMEMLIMIT is tight"));
+        say(
+            "gc-limited",
+            format!("Go had to limit the collector's CPU time in cycle {last}: GOMEMLIMIT is tight"),
+        );
     }
     let (cpu, since) = match look.rates.and_then(|rates| rates.cpu) {
         Some(cpu) => (Some(cpu), "between the last cycles"),
@@ -102,13 +105,20 @@ fn collector(look: &Look<'_>, say: &mut impl FnMut(&'static str, String)) {
     if gc.cycles >= SOME_CYCLES && share(u64::from(gc.forced), u64::from(gc.cycles)) >= FORCED_SHARE {
         say(
             "forced-gc",
-            format!("{} of {} GC cycles were forced by the program (runtime.GC, debug.FreeOSMemory)", gc.forced, gc.cycles),
+            format!(
+                "{} of {} GC cycles were forced by the program (runtime.GC, debug.FreeOSMemory)",
+                gc.forced, gc.cycles
+            ),
         );
     }
     if let Some(longest) = gc.pauses.iter().map(|pause| pause.ns).max().filter(|ns| *ns >= LONG_STOP_NS) {
         say(
             "long-pause",
-            format!("one of the last {} GC cycles stopped the world for {}", gc.pauses.len(), duration(longest)),
+            format!(
+                "one of the last {} GC cycles stopped the world for {}",
+                gc.pauses.len(),
+                duration(longest)
+            ),
         );
     }
 }
@@ -133,7 +143,9 @@ fn scheduler(look: &Look<'_>, say: &mut impl FnMut(&'static str, String)) {
     if runnable > ps && idle > 0 && scheduler.spinning == 0 {
         say(
             "idle-ps",
-            format!("{runnable} goroutines are runnable while {idle} of {ps} Ps are idle and no thread looks for work"),
+            format!(
+                "{runnable} goroutines are runnable while {idle} of {ps} Ps are idle and no thread looks for work"
+            ),
         );
     } else if runnable > ps.saturating_mul(LONG_QUEUE) {
         say("long-run-queue", format!("{runnable} goroutines wait to run on {ps} Ps"));
@@ -145,13 +157,19 @@ fn scheduler(look: &Look<'_>, say: &mut impl FnMut(&'static str, String)) {
     if let Some(below) = latency.and_then(|latency| latency.below(0.99)).filter(|below| *below >= LATE_NS) {
         say(
             "sched-latency",
-            format!("one goroutine in a hundred waited up to {} from runnable to running {since}", duration(below)),
+            format!(
+                "one goroutine in a hundred waited up to {} from runnable to running {since}",
+                duration(below)
+            ),
         );
     }
     if threads.total > ps.saturating_mul(MANY_THREADS).max(64) {
         say(
             "many-threads",
-            format!("{} threads for {ps} Ps: goroutines block in system calls or C code ({} in C now)", threads.total, threads.in_cgo),
+            format!(
+                "{} threads for {ps} Ps: goroutines block in system calls or C code ({} in C now)",
+                threads.total, threads.in_cgo
+            ),
         );
     }
 }
@@ -162,7 +180,10 @@ fn memory(look: &Look<'_>, say: &mut impl FnMut(&'static str, String)) {
     if let Some(limit) = look.stats.collector.memory_limit.filter(|limit| *limit != i64::MAX) {
         let limit = limit.unsigned_abs();
         if share(ready, limit) >= NEAR_LIMIT {
-            say("memory-limit", format!("Go holds {} of the {} that GOMEMLIMIT allows", bytes(ready), bytes(limit)));
+            say(
+                "memory-limit",
+                format!("Go holds {} of the {} that GOMEMLIMIT allows", bytes(ready), bytes(limit)),
+            );
         }
     }
     if ready >= SOME_MEMORY {
@@ -182,7 +203,11 @@ fn memory(look: &Look<'_>, say: &mut impl FnMut(&'static str, String)) {
         if other >= SOME_MEMORY && share(other, memory.rss) >= LARGE_SHARE {
             say(
                 "not-go",
-                format!("at least {} of the {} in RAM are not Go's: C code, or mapped by hand", bytes(other), bytes(memory.rss)),
+                format!(
+                    "at least {} of the {} in RAM are not Go's: C code, or mapped by hand",
+                    bytes(other),
+                    bytes(memory.rss)
+                ),
             );
         }
         if memory.swap >= SOME_MEMORY {
@@ -193,9 +218,14 @@ fn memory(look: &Look<'_>, say: &mut impl FnMut(&'static str, String)) {
 
 fn queues(look: &Look<'_>, say: &mut impl FnMut(&'static str, String)) {
     if let Some(waiting) = look.stats.finalizers.waiting.filter(|waiting| *waiting >= LONG_FINALIZERS) {
-        say("finalizers", format!("{waiting} finalizers wait to be run by one goroutine: one of them may block"));
+        say(
+            "finalizers",
+            format!("{waiting} finalizers wait to be run by one goroutine: one of them may block"),
+        );
     }
-    if let Some(waiting) = look.stats.cleanups.map(|cleanups| cleanups.waiting()).filter(|n| *n >= LONG_FINALIZERS) {
+    if let Some(waiting) =
+        look.stats.cleanups.map(|cleanups| cleanups.waiting()).filter(|n| *n >= LONG_FINALIZERS)
+    {
         say("cleanups", format!("{waiting} cleanups wait to be run"));
     }
     let stopped: u64 =

@@ -224,7 +224,7 @@ fn memory(report: &Report<'_>) -> Value {
 
 fn histograms(report: &Report<'_>) -> Value {
     let (stats, pauses) = (&report.stats, &report.stats.pauses);
-    let times = |histogram: &Option<Histogram>| histogram.as_ref().map(|histogram| of_times(histogram));
+    let times = |histogram: &Option<Histogram>| histogram.as_ref().map(of_times);
     let heap = stats.heap.as_ref();
     json!({
         "schedule_latency": times(&stats.schedule_latency),

@@ -30,8 +30,18 @@ impl Lines {
             let _ = writeln!(
                 out,
                 "\n{:>12} {:>10} {:>8} {:>7} {:>10} {:>10} {:>10} {:>12} {:>6} {:>9} {:>6} {:>10}",
-                "time", "goroutines", "runnable", "idle Ps", "heap", "goal", "RSS", "allocated/s", "cycles",
-                "pauses", "GC CPU", "late (99%)"
+                "time",
+                "goroutines",
+                "runnable",
+                "idle Ps",
+                "heap",
+                "goal",
+                "RSS",
+                "allocated/s",
+                "cycles",
+                "pauses",
+                "GC CPU",
+                "late (99%)"
             );
         }
         self.count += 1;

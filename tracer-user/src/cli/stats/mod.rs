@@ -87,7 +87,8 @@ pub(crate) fn run(args: &StatsArgs) -> Result<ExitCode, Failure> {
         }
         // IDENT-1: what the process was until now may have gone by an exec.
         if !target.is_same() {
-            let exit = watch.wait(Duration::ZERO).unwrap_or(Exit::Exec);
+            // A process that dies has no memory left before the kernel tells of its end.
+            let exit = watch.wait(Duration::from_secs(1)).unwrap_or(Exit::Exec);
             return Ok(ended(args, target, exit));
         }
         report = match look(Some(&report.stats)) {

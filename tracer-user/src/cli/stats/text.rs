@@ -105,9 +105,8 @@ fn scheduler(report: &Report<'_>, out: &mut String) {
 
 /// Bounds of a half and of all but a hundredth.
 fn quantiles(histogram: &Histogram) -> String {
-    let bound = |share: f64| {
-        histogram.below(share).map_or_else(|| "more than can be told".to_owned(), |ns| duration(ns))
-    };
+    let bound =
+        |share: f64| histogram.below(share).map_or_else(|| "more than can be told".to_owned(), duration);
     match histogram.count() {
         0 => "none yet".to_owned(),
         1 => format!("one, below {}", bound(1.0)),
@@ -122,7 +121,13 @@ fn gc(report: &Report<'_>, out: &mut String) {
     } else {
         format!("the last ended {} ago", duration(report.stats.taken_ns.saturating_sub(gc.last_end_ns)))
     };
-    line!(out, "\nGC           {}; {} cycles, {} of them forced; {ago}", gc.phase.name(), gc.cycles, gc.forced);
+    line!(
+        out,
+        "\nGC           {}; {} cycles, {} of them forced; {ago}",
+        gc.phase.name(),
+        gc.cycles,
+        gc.forced
+    );
     let gogc = if gc.gogc < 0 { "off".to_owned() } else { gc.gogc.to_string() };
     let limit = match gc.memory_limit {
         Some(limit) if limit != i64::MAX => format!("GOMEMLIMIT {}", bytes(limit.unsigned_abs())),
@@ -174,8 +179,14 @@ fn bytes_or_off(value: u64) -> String {
 
 fn memory(report: &Report<'_>, out: &mut String) {
     let process = report.memory.map_or_else(|| "how much is in RAM is not known".to_owned(), |memory| {
-        let swap = if memory.swap == 0 { String::new() } else { format!(", {} swapped out", bytes(memory.swap)) };
-        format!("{} in RAM: {} anonymous, {} of files{swap}", bytes(memory.rss), bytes(memory.anon), bytes(memory.file + memory.shmem))
+        let swap =
+            if memory.swap == 0 { String::new() } else { format!(", {} swapped out", bytes(memory.swap)) };
+        format!(
+            "{} in RAM: {} anonymous, {} of files{swap}",
+            bytes(memory.rss),
+            bytes(memory.anon),
+            bytes(memory.file + memory.shmem)
+        )
     });
     line!(out, "\nmemory       {process}");
     let Some(heap) = &report.stats.heap else { return };
@@ -191,7 +202,10 @@ fn memory(report: &Report<'_>, out: &mut String) {
     if let Some(memory) = report.memory {
         match memory.anon.checked_sub(heap.ready()) {
             Some(other) => row(bytes(other), "at least, not held by Go: C code, or mapped by hand"),
-            None => row(bytes(heap.ready() - memory.anon), "at least, of what Go holds is not in RAM: never touched, or swapped out"),
+            None => row(
+                bytes(heap.ready() - memory.anon),
+                "at least, of what Go holds is not in RAM: never touched, or swapped out",
+            ),
         }
     }
     row(bytes(heap.released), "given back to the system: address space alone");

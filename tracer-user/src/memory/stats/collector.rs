@@ -175,6 +175,9 @@ pub struct Collector {
     pub limiter_last_cycle: Option<u32>,
 }
 
+/// Goal, trigger, and whether the goal is the memory limit's.
+type Goals = (Option<u64>, Option<u64>, Option<bool>);
+
 /// What the goal and the trigger are made of (`heapGoalInternal`, `memoryLimitHeapGoal` and `trigger` in
 /// runtime/mgcpacer.go), Go 1.19 on.
 #[derive(Clone, Copy, Debug)]
@@ -211,8 +214,7 @@ impl Pace {
         let Some(goal) = self.limit.checked_sub(other.saturating_add(over)).filter(|goal| *goal != 0) else {
             return self.marked;
         };
-        let headroom =
-            self.headroom_percent.map_or(0, |percent| goal / 100 * percent).max(LEAST_HEADROOM);
+        let headroom = self.headroom_percent.map_or(0, |percent| goal / 100 * percent).max(LEAST_HEADROOM);
         let goal = match goal.checked_sub(headroom) {
             Some(goal) if goal >= headroom => goal,
             _ => headroom,
@@ -271,8 +273,8 @@ impl<R: Reader> Runtime<'_, R> {
             )?;
         let (goal, trigger, limited) = self.pace()?;
         let [user_forced] = self.words(statistics.work, [work.user_forced])?;
-        let [limiter_on, limiter_last] = self
-            .words(statistics.limiter, [layout.limiter.enabled, layout.limiter.last_enabled_cycle])?;
+        let [limiter_on, limiter_last] =
+            self.words(statistics.limiter, [layout.limiter.enabled, layout.limiter.last_enabled_cycle])?;
         let cycles = low(cycles.unwrap_or(0));
         Ok(Collector {
             phase: match low(phase.unwrap_or(u64::MAX)) {
@@ -306,8 +308,7 @@ impl<R: Reader> Runtime<'_, R> {
         })
     }
 
-    /// Goal, trigger, and whether the goal is the memory limit's.
-    fn pace(&self) -> Result<(Option<u64>, Option<u64>, Option<bool>), RuntimeError> {
+    fn pace(&self) -> Result<Goals, RuntimeError> {
         let gc = &self.binary.layout().gc;
         let words = self.words(
             Some(self.binary.globals().gc_controller),
@@ -368,10 +369,9 @@ impl<R: Reader> Runtime<'_, R> {
         let ms = &self.binary.layout().memstats;
         let at = self.global(self.binary.globals().memstats);
         let size = PAUSES as usize * 8;
-        let (Some(lengths), Some(ends)) = (
-            self.bytes_at(field(at, ms.pause_ns), size)?,
-            self.bytes_at(field(at, ms.pause_end), size)?,
-        ) else {
+        let (Some(lengths), Some(ends)) =
+            (self.bytes_at(field(at, ms.pause_ns), size)?, self.bytes_at(field(at, ms.pause_end), size)?)
+        else {
             return Ok(Vec::new());
         };
         let pause = |back: u32| {

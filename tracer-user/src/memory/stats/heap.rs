@@ -20,10 +20,10 @@ const MOST_BYTES: u32 = 1 << 14;
 /// The sizes of small objects by size class (runtime/sizeclasses.go; the same from Go 1.18 to 1.27). The first stands
 /// for large objects.
 pub const SIZE_CLASSES: [u16; 68] = [
-    0, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256, 288, 320, 352, 384, 416,
-    448, 480, 512, 576, 640, 704, 768, 896, 1024, 1152, 1280, 1408, 1536, 1792, 2048, 2304, 2688, 3072, 3200, 3456,
-    4096, 4864, 5376, 6144, 6528, 6784, 6912, 8192, 9472, 9728, 10240, 10880, 12288, 13568, 14336, 16384, 18432,
-    19072, 20480, 21760, 24576, 27264, 28672, 32768,
+    0, 8, 16, 24, 32, 48, 64, 80, 96, 112, 128, 144, 160, 176, 192, 208, 224, 240, 256, 288, 320, 352, 384,
+    416, 448, 480, 512, 576, 640, 704, 768, 896, 1024, 1152, 1280, 1408, 1536, 1792, 2048, 2304, 2688, 3072,
+    3200, 3456, 4096, 4864, 5376, 6144, 6528, 6784, 6912, 8192, 9472, 9728, 10240, 10880, 12288, 13568,
+    14336, 16384, 18432, 19072, 20480, 21760, 24576, 27264, 28672, 32768,
 ];
 /// Objects above this are large.
 pub const LARGEST_SMALL: u16 = 32768;
@@ -120,7 +120,8 @@ impl Heap {
     fn by_size(&self, count: impl Fn(&SizeClass) -> u64) -> Histogram {
         // A class holds what is larger than the class before: (32, 48] is [33, 49). The last is for large ones.
         let begins: Vec<u64> = SIZE_CLASSES.iter().map(|size| u64::from(*size) + 1).collect();
-        let (large, small) = self.classes.split_first().map_or((0, &[][..]), |(large, small)| (count(large), small));
+        let (large, small) =
+            self.classes.split_first().map_or((0, &[][..]), |(large, small)| (count(large), small));
         // Nothing is smaller than a byte.
         Histogram::new(&begins, [0].into_iter().chain(small.iter().map(count)).chain([large]))
     }
@@ -180,7 +181,11 @@ impl<R: Reader> Runtime<'_, R> {
         let counts = Counts { sets: &sets, size: size as usize };
         let class = |(index, size): (usize, &u16)| {
             let offset = index as u32 * 8;
-            SizeClass { size: *size, allocs: counts.at(small_allocs + offset), frees: counts.at(small_frees + offset) }
+            SizeClass {
+                size: *size,
+                allocs: counts.at(small_allocs + offset),
+                frees: counts.at(small_frees + offset),
+            }
         };
         let mut classes: Vec<SizeClass> = SIZE_CLASSES.iter().enumerate().map(class).collect();
         let (mut allocs, mut frees) = (counts.at(large_allocs), counts.at(large_frees));
@@ -197,7 +202,14 @@ impl<R: Reader> Runtime<'_, R> {
         let [stacks_sys, mspan_sys, mcache_sys, buckets, gc_sys, other] = self
             .words(
                 Some(self.binary.globals().memstats),
-                [ms.stacks_sys, ms.mspan_sys, ms.mcache_sys, Some(ms.buckhash_sys), ms.gc_misc_sys, ms.other_sys],
+                [
+                    ms.stacks_sys,
+                    ms.mspan_sys,
+                    ms.mcache_sys,
+                    Some(ms.buckhash_sys),
+                    ms.gc_misc_sys,
+                    ms.other_sys,
+                ],
             )?
             .map(Option::unwrap_or_default);
         let m = &self.binary.layout().mheap;
@@ -246,7 +258,8 @@ impl<R: Reader> Runtime<'_, R> {
                 return Ok(None);
             }
             let empty = (writing + 1) % SETS * size;
-            let is_clear = bytes.get(empty..empty + size).is_some_and(|set| set.iter().all(|byte| *byte == 0));
+            let is_clear =
+                bytes.get(empty..empty + size).is_some_and(|set| set.iter().all(|byte| *byte == 0));
             if is_clear {
                 return Ok(Some(bytes));
             }

@@ -110,13 +110,15 @@ impl<R: Reader> Runtime<'_, R> {
             other_total: of_sched(layout.sched.stw_total_time_other)?,
         };
         let schedule_latency = of_sched(layout.sched.time_to_run)?;
-        for (what, histogram) in
-            [("histograms.schedule_latency", &schedule_latency), ("histograms.gc_pause_total", &pauses.gc_total)]
-        {
+        for (what, histogram) in [
+            ("histograms.schedule_latency", &schedule_latency),
+            ("histograms.gc_pause_total", &pauses.gc_total),
+        ] {
             if histogram.is_none() {
                 unknown.push(Unknown {
                     what,
-                    why: "the layout of this program's histograms is not one of those that are known".to_owned(),
+                    why: "the layout of this program's histograms is not one of those that are known"
+                        .to_owned(),
                 });
             }
         }

@@ -28,7 +28,7 @@ impl Trusted {
         let mut statistics = runtime.binary.globals().optional;
         let l = runtime.binary.layout();
         // Where the version has no such thing there is nothing to tell.
-        let checks: [(&mut Option<u64>, &'static str, &'static str, bool, Check<R>); 8] = [
+        let checks: [Checked<'_, R>; 8] = [
             (&mut statistics.work, "runtime.work", "gc.cpu", l.work.cpu_total.is_some(), work),
             (
                 &mut statistics.mheap,
@@ -51,8 +51,20 @@ impl Trusted {
                 l.gc.memory_limit.is_some(),
                 starting_stack,
             ),
-            (&mut statistics.ncgocall, "runtime.ncgocall", "threads.cgo_calls", l.m.ncgocall.is_some(), count),
-            (&mut statistics.finq, "runtime.finq", "finalizers.waiting", l.finblock.cnt.is_some(), finalizers),
+            (
+                &mut statistics.ncgocall,
+                "runtime.ncgocall",
+                "threads.cgo_calls",
+                l.m.ncgocall.is_some(),
+                count,
+            ),
+            (
+                &mut statistics.finq,
+                "runtime.finq",
+                "finalizers.waiting",
+                l.finblock.cnt.is_some(),
+                finalizers,
+            ),
             (
                 &mut statistics.finqueued,
                 "runtime.finqueued",
@@ -72,7 +84,9 @@ impl Trusted {
             let Some(linked) = slot.filter(|_| expected) else {
                 *slot = None;
                 if expected {
-                    let why = format!("{name} was not found in the machine code, and the program has no symbol table");
+                    let why = format!(
+                        "{name} was not found in the machine code, and the program has no symbol table"
+                    );
                     unknown.push(Unknown { what, why });
                 }
                 continue;
@@ -99,6 +113,8 @@ impl Trusted {
     }
 }
 
+/// Where it is, its name, what is left out without it, whether this version has it, and the check.
+type Checked<'s, R> = (&'s mut Option<u64>, &'static str, &'static str, bool, Check<R>);
 type Check<R> = fn(&Runtime<'_, R>, u64) -> Result<bool, RuntimeError>;
 
 /// Cycles completed, which two others are compared with.
@@ -134,8 +150,8 @@ fn mheap<R: Reader>(runtime: &Runtime<'_, R>, linked: u64) -> Result<bool, Runti
     })?;
     let memstats = &runtime.binary.layout().memstats;
     let [spans, caches] = runtime.words(Some(linked), [m.spanalloc_inuse, m.cachealloc_inuse])?;
-    let [span_bytes, cache_bytes] = runtime
-        .words(Some(runtime.binary.globals().memstats), [memstats.mspan_sys, memstats.mcache_sys])?;
+    let [span_bytes, cache_bytes] =
+        runtime.words(Some(runtime.binary.globals().memstats), [memstats.mspan_sys, memstats.mcache_sys])?;
     let within = |used: Option<u64>, taken: Option<u64>| {
         used.zip(taken).is_some_and(|(used, taken)| used != 0 && used <= taken)
     };

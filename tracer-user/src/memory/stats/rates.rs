@@ -41,9 +41,8 @@ impl Rates {
         fn gain(earlier: Option<u64>, later: Option<u64>) -> Option<u64> {
             Some(later?.saturating_sub(earlier?))
         }
-        let heap = |of: fn(&super::Heap) -> u64| {
-            gain(earlier.heap.as_ref().map(of), later.heap.as_ref().map(of))
-        };
+        let heap =
+            |of: fn(&super::Heap) -> u64| gain(earlier.heap.as_ref().map(of), later.heap.as_ref().map(of));
         let cycles = later.collector.cycles.wrapping_sub(earlier.collector.cycles);
         let cpu = later.collector.cpu.zip(earlier.collector.cpu).filter(|_| cycles != 0);
         Self {

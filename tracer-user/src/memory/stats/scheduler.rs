@@ -212,26 +212,40 @@ impl<R: Reader> Runtime<'_, R> {
         let (at, len, _) = self.slice(self.binary.globals().allp)?;
         let mut processors = Vec::new();
         for address in self.pointers(at, len)? {
-            let [id, status, m, head, tail, next, ticks, free, timers, stopped, due, created, cleanups, worker] =
-                self.words_at(
-                    address,
-                    [
-                        Some(p.id),
-                        Some(p.status),
-                        Some(p.m),
-                        Some(p.runqhead),
-                        Some(p.runqtail),
-                        Some(p.runnext),
-                        p.schedtick,
-                        p.gfree,
-                        p.timers_len,
-                        p.timers_zombies,
-                        p.timers_next,
-                        p.goroutines_created,
-                        p.cleanups_queued,
-                        p.gc_mark_worker_mode,
-                    ],
-                )?;
+            let [
+                id,
+                status,
+                m,
+                head,
+                tail,
+                next,
+                ticks,
+                free,
+                timers,
+                stopped,
+                due,
+                created,
+                cleanups,
+                worker,
+            ] = self.words_at(
+                address,
+                [
+                    Some(p.id),
+                    Some(p.status),
+                    Some(p.m),
+                    Some(p.runqhead),
+                    Some(p.runqtail),
+                    Some(p.runnext),
+                    p.schedtick,
+                    p.gfree,
+                    p.timers_len,
+                    p.timers_zombies,
+                    p.timers_next,
+                    p.goroutines_created,
+                    p.cleanups_queued,
+                    p.gc_mark_worker_mode,
+                ],
+            )?;
             let (Some(id), Some(status)) = (id, status) else { continue };
             let state = PState::from_word(low(status));
             // `runqtail - runqhead` wraps; more than the ring has room for was read in two different moments.
