@@ -144,7 +144,7 @@ impl HeapGlobals {
     /// What is found is checked on the live process before it is believed: see `memory/spans.rs`, `memory/roots.rs`.
     fn of_code(image: &Image, symbols: &Symbols) -> Self {
         const RECIPES: [(&str, usize); 3] =
-            [("runtime.gcSweep", 1), ("runtime.queuefinalizer", 5), ("runtime.runCleanups", 2)];
+            [("runtime.gcSweep", 1), ("runtime.queuefinalizer", 5), ("runtime.freeSpecial", 17)];
         let functions = symbols.find(image, RECIPES.map(|(function, _)| function));
         let mut found = [None; 3];
         for (((_, reference), function), slot) in RECIPES.iter().zip(functions).zip(&mut found) {
