@@ -1,8 +1,8 @@
 //! Where things are, and what this machine lets a test do.
 //!
 //! `GOTRAIL_BIN` is the program under test, `GOTRAIL_FIXTURES` and `GOTRAIL_BACKENDS` name JSON lists of what it
-//! is tested on, `GOTRAIL_ORACLE` is a program that knows the truth about executables. Where something is missing a
-//! test is skipped by name, with the reason; with `CI=true` or `GOTRAIL_REQUIRE` set everything is known to be there,
+//! is tested on, `GOTRAIL_ORACLE` is a program that knows the truth about executables, `GOTRAIL_STACKPARSE` one that reads
+//! tracebacks as other tools do. Where something is missing a test is skipped by name, with the reason; with `CI=true` or `GOTRAIL_REQUIRE` set everything is known to be there,
 //! and a test that would be skipped fails instead.
 
 use std::env;
@@ -27,6 +27,8 @@ pub enum Need {
     Fixtures,
     /// The program that knows what is true of an executable.
     Oracle,
+    /// The program that reads tracebacks as other tools do.
+    StackParser,
     /// A Go toolchain.
     Go,
     /// Root, and a kernel that lets it load eBPF programs.
@@ -51,6 +53,7 @@ impl Need {
                 gotrail().and_then(|_| list("GOTRAIL_FIXTURES")).err().map(|e| format!("{e:#}"))
             }
             Self::Oracle => oracle().err().map(|e| format!("{e:#}")),
+            Self::StackParser => stack_parser().err().map(|e| format!("{e:#}")),
             Self::Go => gotool::go().err().map(|e| format!("{e:#}")),
             Self::Root => no_root().or_else(no_bpf),
             Self::KernelThread => no_kernel_thread(),
@@ -110,7 +113,13 @@ pub fn skip(path: &str, needs: &[Need]) -> bool {
     // the task runner to say, which fails itself where one that it was told to run can't be made.
     let may_lack = match need {
         Need::KernelThread | Need::Machine(_) | Need::Cores => true,
-        Need::Fixtures | Need::Oracle | Need::Go | Need::Root | Need::Backend(_) | Need::Gcore => false,
+        Need::Fixtures
+        | Need::Oracle
+        | Need::StackParser
+        | Need::Go
+        | Need::Root
+        | Need::Backend(_)
+        | Need::Gcore => false,
     };
     if is_everything_required() && !may_lack {
         panic!("{name} can't run, although everything is required here: {why}");
@@ -144,6 +153,14 @@ pub fn gotrail() -> Result<PathBuf> {
 /// It is not named, or not there.
 pub fn oracle() -> Result<PathBuf> {
     path("GOTRAIL_ORACLE")
+}
+
+/// The program that reads tracebacks as other tools do.
+///
+/// # Errors
+/// It is not named, or not there.
+pub fn stack_parser() -> Result<PathBuf> {
+    path("GOTRAIL_STACKPARSE")
 }
 
 /// The newest Go's own `go`.

@@ -1,12 +1,14 @@
 //! Goroutines that wait for each other are named, and nobody else is.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 
 use gotrail_tests::attach::run;
 use gotrail_tests::env::Need;
 use gotrail_tests::fixture::{Build, MODES, VERSIONS, builds, each};
 use gotrail_tests::json::{array, text};
 use gotrail_tests::needs;
+use gotrail_tests::process::Process;
 use serde_json::Value;
 
 type Rings = BTreeMap<String, BTreeSet<u64>>;
@@ -14,6 +16,53 @@ type Rings = BTreeMap<String, BTreeSet<u64>>;
 fn rings(of: &Value) -> Rings {
     let goids = |value: &Value| value.as_array().unwrap().iter().map(|goid| goid.as_u64().unwrap()).collect();
     of.as_object().unwrap().iter().map(|(name, value)| (name.clone(), goids(value))).collect()
+}
+
+/// The rings of a dump: goroutines and degree.
+fn named(pid: &str, arguments: &[&str]) -> Vec<(BTreeSet<u64>, String)> {
+    let all = [&["dump", pid, "--waits", "--format", "json"], arguments].concat();
+    let dump = run(&all).unwrap().well().unwrap().json().unwrap();
+    let goids = |cycle: &Value| cycle["goids"].as_array().unwrap().iter().map(|goid| goid.as_u64().unwrap()).collect();
+    let cycles = array(&dump, "/cycles").unwrap().iter();
+    cycles.map(|cycle| (goids(cycle), text(cycle, "/degree").unwrap().to_owned())).collect()
+}
+
+#[test]
+fn root_truth_1_what_moves_about_in_memory_is_not_proved_to_be_lost() {
+    needs!(Need::Fixtures, Need::Root);
+    for build in builds("cycles", &VERSIONS, &["stripped"]).unwrap() {
+        let mut process = build.start_ready(&["-moving", "40"]).unwrap();
+        process.tell("truth").unwrap();
+        let truth = process
+            .await_output("the truth", |line| serde_json::from_str::<Value>(line).ok().filter(Value::is_object))
+            .unwrap();
+        let moving = &rings(&truth["traps"])["moving"];
+        assert_eq!(moving.len(), 80);
+        let lost = rings(&truth["rings"]);
+        let mut proved = false;
+        for _ in 0..3 {
+            let found = named(&process.pid().to_string(), &["--prove", "20s"]);
+            for (goids, degree) in &found {
+                assert!(degree != "proved" || goids.is_disjoint(moving), "{build}: {goids:?} of {moving:?}");
+            }
+            proved |= found.iter().any(|(goids, degree)| degree == "proved" && lost.values().any(|ring| ring == goids));
+        }
+        assert!(proved, "{build}: what is lost is not proved any more");
+    }
+}
+
+#[test]
+fn root_truth_1_nothing_is_proved_while_registers_are_not_seen() {
+    needs!(Need::Fixtures, Need::Root);
+    for build in builds("cycles", &VERSIONS, &["stripped"]).unwrap() {
+        let mut command = Command::new(&build.path);
+        command.arg("-register").env("GODEBUG", "asyncpreemptoff=1");
+        let mut process = Process::start(&build.to_string(), &mut command).unwrap();
+        process.await_output("`ready`", |line| line.starts_with("ready").then_some(())).unwrap();
+        let found = named(&process.pid().to_string(), &[]);
+        assert!(!found.is_empty(), "{build}");
+        assert!(found.iter().all(|(_, degree)| degree != "proved"), "{build}: {found:?}");
+    }
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn root_truth_1_dump_is_the_processes_own_also_with_ancestors_and_in_bubbles() {
         let heads = last.ancestors.iter().filter(|line| line.starts_with("[originating from goroutine "));
         assert_eq!(heads.count(), 4, "{last:#?}");
         let generations = array(&json, "/goroutines").unwrap().iter().filter_map(|g| g["ancestors"].as_array());
-        assert_eq!(generations.map(Vec::len).max(), Some(4));
+        assert!(generations.map(Vec::len).max() >= Some(4));
     });
 }
 

@@ -38,8 +38,8 @@ pub struct Reached {
     pub goid: u64,
     /// The thing, by its number.
     pub thing: usize,
-    /// The frames that do, by their number from the innermost on, and where they are. Empty for a goroutine that runs,
-    /// whose frames are not known.
+    /// The frames that do, by their number from the innermost on, and where they are. Empty for a goroutine that runs, or
+    /// ran meanwhile, whose frames are not known.
     pub frames: Vec<(usize, Pc)>,
 }
 
@@ -48,7 +48,7 @@ pub struct Reached {
 pub struct Reach {
     /// By thing, then by goroutine.
     pub found: Vec<Reached>,
-    /// Stacks that were not searched: they changed meanwhile, could not be read, or there were too many.
+    /// Stacks that were not searched: they could not be read, or there were too many.
     pub not_searched: usize,
     /// Stacks of which only a part was.
     pub cut: usize,
@@ -102,14 +102,15 @@ impl<R: Reader> Runtime<'_, R> {
             {
                 let (stack, behind) = rest.split_at(*len);
                 rest = behind;
-                if !is_read || start.is_some() && !self.unchanged(before, after) {
+                if !is_read {
                     reach.not_searched += 1;
                     continue;
                 }
                 let copy = StackCopy { start: *from, bytes: stack };
                 let goid = u64_at(before, layout.goid);
                 let mut found: Vec<Reached> = Vec::new();
-                let Some(start) = start else {
+                // One that has moved meanwhile ran, and its frames are not what they were.
+                let Some(start) = start.as_ref().filter(|_| self.unchanged(before, after)) else {
                     for thing in stack.chunks_exact(8).flat_map(|word| index.of_word(u64_at(word, 0))) {
                         note(&mut found, goid, thing, None);
                     }

@@ -61,8 +61,8 @@ impl<R: Reader> Runtime<'_, R> {
         Ok(found.into_iter().map(only).collect())
     }
 
-    /// What goroutines wait on in `netpollblock` (runtime/netpoll.go): the `pollDesc`, or its field that names the
-    /// waiter, is in the frame.
+    /// What goroutines wait on in `poll_runtime_pollWait` (runtime/netpoll.go, named internal/poll.runtime_pollWait): the
+    /// `pollDesc` is needed after the wait, so it is in the frame or with its arguments.
     pub(super) fn polls(
         &self,
         waiters: &[Parked],
@@ -74,11 +74,8 @@ impl<R: Reader> Runtime<'_, R> {
         else {
             return Ok(vec![None; waiters.len()]);
         };
-        let wanted = |name: &str| matches!(name, "runtime.netpollblock" | "internal/poll.runtime_pollWait");
-        let words = self.frames(waiters, unwinder, wanted)?;
-        let candidates = candidates(&words, waiters, |word| {
-            [word, word.wrapping_sub(u64::from(rg)), word.wrapping_sub(u64::from(wg))]
-        });
+        let words = self.frames(waiters, unwinder, |name| name == "internal/poll.runtime_pollWait")?;
+        let candidates = candidates(&words, waiters, |word| [word]);
         let size = [fd, rg, wg, rd, wd].into_iter().max().unwrap_or(0) as usize + 8;
         let parts: Vec<(u64, usize)> = candidates.iter().map(|c| (c.address, size)).collect();
         let (bytes, read) = self.memory.read_batch(&parts).map_err(|e| self.read_error(e))?;
@@ -98,13 +95,8 @@ impl<R: Reader> Runtime<'_, R> {
                 deadline_ns: u64::try_from(deadline).ok().filter(|at| *at != 0),
             });
         }
-        // From the field of one that writes, one word on from that of one that reads, there is a false one as well; the
-        // frame has the true one itself.
-        let lone = |(found, words): (Vec<Poll>, &Vec<u64>)| {
-            let direct: Vec<Poll> = found.iter().copied().filter(|poll| words.contains(&poll.desc)).collect();
-            if let [poll] = if direct.is_empty() { &found[..] } else { &direct[..] } { Some(*poll) } else { None }
-        };
-        Ok(found.into_iter().zip(&words).map(lone).collect())
+        let lone = |found: Vec<Poll>| if let [poll] = found[..] { Some(poll) } else { None };
+        Ok(found.into_iter().map(lone).collect())
     }
 
     /// The lists of waiters of goroutines in `sync.(*Cond).Wait`: the waiter's own `sudog` is in that list.
