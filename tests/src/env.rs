@@ -109,8 +109,9 @@ pub fn skip(path: &str, needs: &[Need]) -> bool {
     // The path of a function inside the test: `suite::counts::root_x::here`.
     let name = path.strip_suffix("::here").unwrap_or(path);
     let name = name.split_once("::").map_or(name, |(_, name)| name);
-    // Where a machine was made for these tests, it may still be a container, whose kernel's settings are the host's. Which emulated ones are run is for
-    // the task runner to say, which fails itself where one that it was told to run can't be made.
+    // Where a machine was made for these tests, it may still be a container, whose kernel's settings are the host's.
+    // Which emulated ones are run is for the task runner to say, which fails itself where one that it was told to run
+    // can't be made.
     let may_lack = match need {
         Need::KernelThread | Need::Machine(_) | Need::Cores => true,
         Need::Fixtures

@@ -110,15 +110,15 @@ fn against_the_trace(build: &Build, scratch: &Scratch) {
     assert_eq!(text(&profile, "/schema").unwrap(), "gotrail.profile/1");
     let from = number(&profile, "/started_monotonic_ns").unwrap();
     let from = if build.minor().unwrap() < FIRST_WITH_CLOCK { from - began } else { from };
-    let truth = times(trace, from, from + number(&profile, "/duration_ns").unwrap()).unwrap();
+    let traced = times(trace, from, from + number(&profile, "/duration_ns").unwrap()).unwrap();
     let mut ours = measured(&profile);
     // Main reads its input all the time, in the same system call from before the trace to behind it.
     let told = |activity: &Activity| activity.place.iter().all(|frame| !frame.contains("main.main"));
     ours.retain(|activity, _| told(activity));
-    let truth: Times = truth.into_iter().filter(|(activity, _)| told(activity)).collect();
-    let compared = compare(build, &ours, &truth);
-    assert!(compared >= 6, "{build}: {compared} stacks above 5 %: {truth:?}");
-    assert_eq!(compare(build, &by_state(&ours), &by_state(&truth)), 4, "{build}: {truth:?}");
+    let traced: Times = traced.into_iter().filter(|(activity, _)| told(activity)).collect();
+    let compared = compare(build, &ours, &traced);
+    assert!(compared >= 6, "{build}: {compared} stacks above 5 %: {traced:?}");
+    assert_eq!(compare(build, &by_state(&ours), &by_state(&traced)), 4, "{build}: {traced:?}");
 
     let losses = &profile["losses"];
     assert!(gotrail_tests::json::truth(losses, "/balances").unwrap(), "{build}: {losses}");
@@ -172,32 +172,7 @@ fn root_truth_1_time_on_the_cpus_is_what_the_kernel_charges() {
             "{build}: {sampled} s sampled, {charged} s charged"
         );
         assert!(sampled > charged * 0.6, "{build}: {sampled} s sampled in {window} s, {charged} s charged");
-        // All of it has its goroutine, and its stack leads from where that began.
-        let running: Vec<&Value> =
-            array(&profile, "/stacks").unwrap().iter().filter(|s| s["state"] == "running").collect();
-        let burns = ["main.burnAlways", "main.burnHalf", "main.burnBriefly"];
-        let whole: f64 = running.iter().map(|s| real(s, "/time_ns")).sum();
-        let known: f64 = running
-            .iter()
-            .filter(|stack| {
-                let names: Vec<&str> = array(stack, "/stack")
-                    .unwrap()
-                    .iter()
-                    .map(|frame| text(frame, "/function").unwrap())
-                    .collect();
-                names.last() == Some(&"runtime.goexit") && names.iter().any(|name| burns.contains(name))
-            })
-            .map(|s| real(s, "/time_ns"))
-            .sum();
-        assert!(known > whole * 0.95, "{build}: {known} of {whole}: {running:?}");
-        assert!(
-            running.iter().any(|stack| {
-                let names: Vec<&Value> =
-                    array(stack, "/stack").unwrap().iter().map(|f| &f["function"]).collect();
-                names.len() == 4 && names[0] == "main.mix" && names[1] == "main.spin"
-            }),
-            "{build}: {running:?}"
-        );
+        check(&build.to_string(), &profile);
     }
 }
 

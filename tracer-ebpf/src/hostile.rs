@@ -10,6 +10,7 @@ use crate::abi::{
 use crate::decide::{
     Current, Fault, Memory, Registers, Step, crash, current, is_crash, is_stacked, lifetime, plain, stacked,
 };
+use crate::on_cpu::sample;
 use crate::walk::walk;
 
 /// Memory in which every word is some number that depends on its address alone; some can't be read.
@@ -104,6 +105,10 @@ proptest! {
             crash(probe, &registers, &current, &config, &memory, &mut a_crash);
             check(&a_crash.frames);
             prop_assert!(a_crash.text_captured as usize <= MAX_TEXT);
+        }
+        for m in [0, registers.args[1]] {
+            sample(m, &registers, probe & 1 == 0, &config, &memory, &mut a_stack);
+            check(&a_stack.frames);
         }
         // A record is of one kind.
         prop_assert!(!(is_crash(probe) && is_stacked(probe)));

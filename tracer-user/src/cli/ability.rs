@@ -152,6 +152,16 @@ pub(crate) fn on_host(
             }
         });
     }
+    abilities.push(match (&memory, kernel.links.is_some() && kernel.btf) {
+        (Ok(()), true) => Ability::yes("profile", "where the time of all goroutines goes, with stacks on the CPUs"),
+        (Ok(()), false) => Ability::yes(
+            "profile",
+            "where the time of all goroutines goes; running ones without a stack: that takes root, or CAP_BPF and CAP_PERFMON, and a kernel with BTF",
+        ),
+        (Err((why, remedy)), _) => {
+            Ability { name: "profile", ok: false, why: format!("needs T0: {why}"), remedy: remedy.clone() }
+        }
+    });
     abilities.push(match (&memory, &rare, &lifetimes) {
         (Ok(()), Ok(()), Ok(())) => Ability::yes("attach", "watches with T0, T1 and T2"),
         (Ok(()), Ok(()), Err((why, _))) => {

@@ -65,7 +65,7 @@ const VERSIONS: &[&str] = &["1.23.9", "1.27.3"];
 const BOTH: &[bool] = &[false, true];
 
 /// Small: an emulated machine is slow, and a count is as right with five hundred as with five thousand.
-const CHECKS: [Check; 5] = [
+const CHECKS: [Check; 6] = [
     Check {
         fixture: "population",
         versions: VERSIONS,
@@ -98,6 +98,15 @@ const CHECKS: [Check; 5] = [
         arguments: &["-count", "300"],
         kinds: &[],
         steps: at_rest_and_at_work,
+    },
+    // The timers of the CPUs: registers of user space, stacks, and which goroutine it is.
+    Check {
+        fixture: "wall",
+        versions: &["1.27.3"],
+        stripped: BOTH,
+        arguments: &[],
+        kinds: &[],
+        steps: profiled,
     },
     // Texts, stacks and creators are read in the probe itself, by registers that each architecture has its own of.
     Check {
@@ -163,6 +172,11 @@ fn looks() -> Vec<Value> {
         gotrail("dump-text", &["dump", "PID"]),
         tell("quit"),
     ]
+}
+
+/// Its time is measured.
+fn profiled() -> Vec<Value> {
+    vec![gotrail("profile", &["profile", "PID", "--for", "8s", "--format", "json"]), tell("quit")]
 }
 
 /// The program dies while gotrail is attached, which ends it too.
