@@ -78,7 +78,9 @@ fn collector(look: &Look<'_>, say: &mut impl FnMut(&'static str, String)) {
             "gc-limited",
             "the collector takes so much CPU time that Go limits it: the heap may grow beyond GOMEMLIMIT; raise the limit or hold less".to_owned(),
         );
-    } else if let Some(last) = gc.limiter_last_cycle.filter(|last| *last != 0 && *last + 1 >= gc.cycles) {
+    } else if let Some(last) =
+        gc.limiter_last_cycle.filter(|last| *last != 0 && last.saturating_add(1) >= gc.cycles)
+    {
         say(
             "gc-limited",
             format!("Go had to limit the collector's CPU time in cycle {last}: GOMEMLIMIT is tight"),

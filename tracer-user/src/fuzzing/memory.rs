@@ -7,6 +7,8 @@ use std::hint::black_box;
 use super::random::Random;
 use super::said;
 use crate::binary::GoBinary;
+use crate::detect::{Look, remarks};
+use crate::memory::stats::Rates;
 use crate::memory::{
     Details, MAX_CASES, MAX_LABELS, ReadError, Reader, Runtime, Symbolizer, Target, Wait, Want,
 };
@@ -288,6 +290,19 @@ fn look(runtime: &Runtime<'_, Lies<'_>>, honest: bool) {
     checked.as_ref().err().into_iter().for_each(said);
     runtime.count_goroutines().as_ref().err().into_iter().for_each(said);
     runtime.figures().as_ref().err().into_iter().for_each(said);
+    match runtime.stats() {
+        Ok(stats) => {
+            assert!(stats.collector.pauses.len() <= 256);
+            let times = stats.schedule_latency.iter().chain(&stats.pauses.gc_total);
+            times.for_each(|histogram| assert!(histogram.buckets().len() <= 721));
+            let rates = Rates::between(&stats, &stats);
+            assert_eq!((rates.cycles, rates.pause_ns), (0, 0));
+            let look = Look { stats: &stats, rates: Some(&rates), cpu_limit: None, memory: None };
+            black_box(remarks(&look));
+            black_box(stats.heap.as_ref().map(|heap| (heap.allocs_by_size(), heap.own(), heap.ready())));
+        }
+        Err(error) => said(&error),
+    }
     match runtime.snapshot_with(Want { waits: true, labels: true, origins: true, places: true, no_stacks: false }) {
         Ok((snapshot, details)) => {
             look_closer(runtime, &details, honest);

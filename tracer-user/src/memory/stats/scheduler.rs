@@ -7,6 +7,8 @@ use super::words::{byte, low};
 
 /// More Ms than any process has: the runtime's own limit is 10 000 unless it is told otherwise.
 const MOST_MS: usize = 1 << 16;
+/// More Ps than any process has.
+const MOST_PS: usize = 1 << 16;
 /// The slots of a P's run queue (runtime/runtime2.go).
 const RUN_QUEUE: u32 = 256;
 
@@ -211,7 +213,7 @@ impl<R: Reader> Runtime<'_, R> {
         let p = &self.binary.layout().p;
         let (at, len, _) = self.slice(self.binary.globals().allp)?;
         let mut processors = Vec::new();
-        for address in self.pointers(at, len)? {
+        for address in self.pointers(at, len.min(MOST_PS as u64))? {
             let [
                 id,
                 status,
