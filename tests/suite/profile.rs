@@ -120,15 +120,43 @@ fn against_the_trace(build: &Build, scratch: &Scratch) {
     assert!(compared >= 6, "{build}: {compared} stacks above 5 %: {traced:?}");
     assert_eq!(compare(build, &by_state(&ours), &by_state(&traced)), 4, "{build}: {traced:?}");
 
+    check(&build.to_string(), &profile);
+}
+
+/// What holds of each profile of the fixture, whatever the machine: nothing is lost, and what is on the CPUs has its
+/// goroutine and a stack that leads from where that began.
+pub(crate) fn check(name: &str, profile: &Value) {
+    assert_eq!(profile["on_cpu"]["sampled"], true, "{name}: {}", profile["on_cpu"]);
     let losses = &profile["losses"];
-    assert!(gotrail_tests::json::truth(losses, "/balances").unwrap(), "{build}: {losses}");
-    assert_eq!(
-        (number(losses, "/lost").unwrap(), number(losses, "/gaps").unwrap()),
-        (0, 0),
-        "{build}: {losses}"
-    );
-    assert_eq!(number(losses, "/received").unwrap(), number(&profile, "/on_cpu/samples").unwrap(), "{build}");
-    assert_eq!(number(losses, "/self_check_failures").unwrap(), 0, "{build}: {losses}");
+    assert!(truth(losses, "/balances").unwrap(), "{name}: {losses}");
+    let zero = ["/lost", "/gaps", "/undecodable", "/self_check_failures"]
+        .map(|field| number(losses, field).unwrap());
+    assert_eq!(zero, [0; 4], "{name}: {losses}");
+    assert_eq!(number(losses, "/received").unwrap(), number(profile, "/on_cpu/samples").unwrap(), "{name}");
+    assert!(number(profile, "/on_cpu/running_ns").unwrap() > 0, "{name}: {}", profile["on_cpu"]);
+    let running: Vec<&Value> =
+        array(profile, "/stacks").unwrap().iter().filter(|stack| stack["state"] == "running").collect();
+    let names = |stack: &Value| -> Vec<String> {
+        let frames = array(stack, "/stack").unwrap().iter();
+        frames.map(|frame| text(frame, "/function").unwrap().to_owned()).collect()
+    };
+    let burns = ["main.burnAlways", "main.burnHalf", "main.burnBriefly"];
+    let whole: f64 = running.iter().map(|stack| real(stack, "/time_ns")).sum();
+    let known: f64 = running
+        .iter()
+        .filter(|stack| {
+            let names = names(stack);
+            names.last().is_some_and(|name| name == "runtime.goexit")
+                && names.iter().any(|name| burns.contains(&name.as_str()))
+        })
+        .map(|stack| real(stack, "/time_ns"))
+        .sum();
+    assert!(known > whole * 0.9, "{name}: {known} of {whole}: {running:?}");
+    let is_whole = |stack: &Value| {
+        let names = names(stack);
+        names.len() == 4 && names[0] == "main.mix" && names[1] == "main.spin"
+    };
+    assert!(running.iter().any(|stack| is_whole(stack)), "{name}: {running:?}");
 }
 
 #[test]

@@ -45,7 +45,7 @@ pub struct CpuCounts {
     pub system: u64,
     /// Goroutines in a system call or in C code.
     pub syscall: u64,
-    /// Goroutines that count as waiting while they work for the collector, or were about to wait.
+    /// Goroutines that count as waiting while they work for the collector, or are about to wait.
     pub other: u64,
     /// The scheduler, with no goroutine.
     pub scheduler: u64,
@@ -72,6 +72,8 @@ pub struct ProfileSummary {
     pub on_cpu: CpuCounts,
     /// CPUs that were sampled.
     pub cpus: usize,
+    /// Threads whose M the programs could not be told.
+    pub untold: u64,
     /// The account of these samples, if there were any to be taken.
     pub accounting: Option<Accounting>,
     /// Why there were none.
@@ -141,6 +143,7 @@ impl<'a> Profiler<'a> {
         self.summary.took_ns = nanos(begun.elapsed());
         self.summary.used_ns = nanos(own_cpu_time().saturating_sub(cpu_begun));
         self.summary.accounting = self.cpu.as_ref().map(CpuSamples::accounting);
+        self.summary.untold = self.cpu.as_ref().map_or(0, CpuSamples::untold);
         self.summary.left_out = self.sampler.left_out();
         match result {
             Err(RuntimeError::Read { source: ReadError::Gone, .. }) => {
@@ -245,7 +248,9 @@ impl<'a> Profiler<'a> {
                     let labels = sampler.labels_at(sample.labels);
                     wall.hit(&sample, stack, labels);
                 }
-                (_, Some(Class::Runnable | Class::Waiting)) => counts.other += 1,
+                // On the way into a run queue.
+                (_, Some(Class::Runnable)) => counts.scheduler += 1,
+                (_, Some(Class::Waiting)) => counts.other += 1,
             }
         });
     }

@@ -54,6 +54,7 @@ pub(super) fn of(profile: &Profile<'_>, symbolizer: &mut Symbolizer) -> String {
             "why_not": summary.no_cpu,
             "hertz": HERTZ,
             "cpus": summary.cpus,
+            "threads_not_told": summary.untold,
             "samples": counts.all(),
             "running_ns": time(counts.running),
             "syscall_ns": time(counts.syscall),

@@ -170,6 +170,7 @@ fn closing(profile: &Profile<'_>) -> String {
         (looks.beyond, "goroutines are beyond what gotrail looks at"),
         (summary.left_out.0, "stacks were left out, as there were too many different ones"),
         (summary.left_out.1, "sets of labels were left out, as there were too many different ones"),
+        (summary.untold, "threads were not known to the samples on a CPU while they ran C code"),
         (wall.bounds().hits, "samples on a CPU were left out, as there were too many different ones"),
     ] {
         if count != 0 {
@@ -193,7 +194,7 @@ fn closing(profile: &Profile<'_>) -> String {
     match summary.exit {
         Some(Exit::Code(code)) => text.push_str(&format!("; the process ended with code {code}")),
         Some(Exit::Signal(signal)) => {
-            text.push_str(&format!("; the process was ended by {}", signal_name(signal)))
+            text.push_str(&format!("; the process was ended by {}", signal_name(signal)));
         }
         Some(Exit::Exec) => text.push_str("; the process runs another program now"),
         Some(Exit::Unknown) => text.push_str("; the process ended"),

@@ -91,6 +91,9 @@ fn states(profile: &Profile<'_>) -> String {
 /// What the CPUs say of running goroutines.
 fn on_cpu(profile: &Profile<'_>) -> String {
     let (summary, mut out) = (profile.summary, String::new());
+    if !profile.shows(Class::Running, 0) {
+        return out;
+    }
     if let Some(why) = &summary.no_cpu {
         let _ = writeln!(out, "running goroutines have no stack here: {}", printable(why));
         return out;
