@@ -54,8 +54,14 @@ impl Machine {
     }
 
     pub(super) fn text(&self) -> String {
+        let busy = self.load.iter().any(|load| load.parse::<f64>().is_ok_and(|l| l > self.processors as f64));
+        let warning = if busy {
+            ". **Others kept its processors busy: compare processor times and the rows of one table, not times by the clock**"
+        } else {
+            ""
+        };
         format!(
-            "{} with {} processors, Linux {}, commit {}; load before {}, after {}",
+            "{} with {} processors, Linux {}, commit {}; load before {}, after {}{warning}",
             self.processor, self.processors, self.kernel, self.commit, self.load[0], self.load[1]
         )
     }
