@@ -13,6 +13,9 @@
 
 mod kernel;
 mod maps;
+mod stacks;
+mod sums;
+mod switches;
 mod tiers;
 
 use aya_ebpf::macros::uprobe;
@@ -43,6 +46,20 @@ pub fn t2_multi(ctx: ProbeContext) -> u32 {
 #[uprobe]
 pub fn t2_single(ctx: ProbeContext) -> u32 {
     tiers::lifetimes(&ctx);
+    0
+}
+
+/// T3 through one link for all sites.
+#[uprobe(multi)]
+pub fn t3_multi(ctx: ProbeContext) -> u32 {
+    switches::switches(&ctx);
+    0
+}
+
+/// T3 through one link per site.
+#[uprobe]
+pub fn t3_single(ctx: ProbeContext) -> u32 {
+    switches::switches(&ctx);
     0
 }
 

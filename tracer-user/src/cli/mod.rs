@@ -32,6 +32,7 @@ mod inspect;
 mod json;
 mod ps;
 mod signals;
+mod switches;
 
 use std::process::ExitCode;
 
