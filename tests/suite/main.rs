@@ -22,6 +22,7 @@ mod matrix;
 mod pgo;
 mod real_program;
 mod refusals;
+mod switches;
 mod tampered;
 mod vm;
 mod waits;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use gotrail::agent::{Summary, Watcher};
 use gotrail::binary::Frame;
-use gotrail::model::{CallStack, Distribution, SiteWaits, Switches, WaitSite};
+use gotrail::model::{CallStack, Distribution, GoroutineSwitches, SiteWaits, Switches, WaitSite};
 use gotrail::text::{duration, printable};
 use serde_json::{Value, json};
 
@@ -14,6 +14,8 @@ use super::json;
 const PLACES: (usize, usize) = (10, 100);
 /// Wakers, likewise.
 const WAKERS: (usize, usize) = (5, 50);
+/// Goroutines in JSON.
+const GOROUTINES: usize = 200;
 
 /// A goroutine that wakes others.
 struct Waker {
@@ -60,6 +62,13 @@ impl<'a> Told<'a> {
             by.into_iter().map(|(goid, (woken, others))| Waker { goid, woken, others }).collect();
         wakers.sort_by_key(|waker| (std::cmp::Reverse(waker.woken), waker.goid));
         wakers
+    }
+
+    /// Goroutines by the time that they waited, the longest first.
+    fn goroutines(&self) -> Vec<(u64, GoroutineSwitches)> {
+        let mut all: Vec<_> = self.switches.goroutines.iter().map(|(goid, g)| (*goid, *g)).collect();
+        all.sort_by_key(|(goid, g)| (std::cmp::Reverse(g.blocked_ns.saturating_add(g.runnable_ns)), *goid));
+        all
     }
 
     /// The function that a goroutine was started with, if it was met while it lived.
@@ -209,6 +218,17 @@ impl<'a> Told<'a> {
                 "others": waker.others,
             })).collect::<Vec<_>>(),
             "goroutines": switches.goroutines.len(),
+            "by_goroutine": self.goroutines().into_iter().take(GOROUTINES).map(|(goid, g)| json!({
+                "goid": goid,
+                "start_function": self.start_function(goid),
+                "parks": g.parks,
+                "woken": g.woken,
+                "unseen_wakes": g.unseen_wakes,
+                "runs": g.runs,
+                "wakes": g.wakes,
+                "blocked_ns": g.blocked_ns,
+                "runnable_ns": g.runnable_ns,
+            })).collect::<Vec<_>>(),
             "unmeasured": {
                 "records_lost": switches.unmeasured.lost,
                 "waits_across_gaps": switches.unmeasured.across_gaps,

@@ -89,6 +89,10 @@ pub struct GoroutineSwitches {
     pub parks: u64,
     /// How often it woke another one.
     pub wakes: u64,
+    /// How often it was woken by `ready`.
+    pub woken: u64,
+    /// How often it ran after a park without that.
+    pub unseen_wakes: u64,
     /// How often it ran.
     pub runs: u64,
     /// How long it was parked, ns, as far as both ends were seen.
@@ -293,6 +297,7 @@ impl Switches {
 
     fn ready(&mut self, now: u64, waker: u64, woken: u64) {
         self.readies += 1;
+        self.of(woken, |g| g.woken += 1);
         if waker != 0 {
             self.of(waker, |g| g.wakes += 1);
         }
@@ -344,7 +349,10 @@ impl Switches {
                 if let Some(waits) = self.site(site) {
                     waits.until_run.record(ns);
                 }
-                self.of(goid, |g| g.blocked_ns += ns);
+                self.of(goid, |g| {
+                    g.unseen_wakes += 1;
+                    g.blocked_ns += ns;
+                });
             }
         }
     }
