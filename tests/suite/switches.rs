@@ -18,6 +18,8 @@ use serde_json::Value;
 const VERSIONS: [&str; 4] = ["1.20.14", "1.22.12", "1.24.11", "1.27.3"];
 /// As the compiler does it, and by a profile that has it inline the scheduler.
 const MODES: [&str; 2] = ["default", "pgo"];
+/// The first Go with `iter.Pull`.
+const FIRST_WITH_COROUTINES: u32 = 23;
 /// How often is tried what a neighbour in the stretch's borders may disturb.
 const ATTEMPTS: u32 = 3;
 
@@ -151,8 +153,14 @@ struct Blind {
     parked_before: bool,
 }
 
-/// By goroutine, what the trace has of a stretch. Hand-overs of coroutines have no reason there, and are told apart.
-fn traced(all: &[Transition], from_ns: u64, to_ns: u64) -> BTreeMap<u64, (Counts, Blind)> {
+/// By goroutine, what the trace has of a stretch. Hand-overs of coroutines have no reason there, and are told apart by
+/// it where there are `coroutines`; before, the trace has none for its own reader.
+fn traced(
+    all: &[Transition],
+    from_ns: u64,
+    to_ns: u64,
+    coroutines: bool,
+) -> BTreeMap<u64, (Counts, Blind)> {
     let mut by: BTreeMap<u64, (Counts, Blind)> = BTreeMap::new();
     let mut handed_over: BTreeMap<u64, bool> = BTreeMap::new();
     for one in all.iter().filter(|one| one.time_ns >= from_ns && one.time_ns <= to_ns) {
@@ -161,7 +169,7 @@ fn traced(all: &[Transition], from_ns: u64, to_ns: u64) -> BTreeMap<u64, (Counts
         match (one.from.as_str(), one.to.as_str()) {
             ("Running", "Waiting") => {
                 let coroutine = handed_over.entry(one.goid).or_default();
-                *coroutine = one.reason.is_empty();
+                *coroutine = coroutines && one.reason.is_empty();
                 counts.parks += u64::from(!*coroutine);
             }
             ("NotExist", "Waiting") => drop(handed_over.insert(one.goid, true)),
@@ -178,10 +186,10 @@ fn traced(all: &[Transition], from_ns: u64, to_ns: u64) -> BTreeMap<u64, (Counts
 }
 
 /// Where the trace and gotrail differ, but for what can't be seen.
-fn differences(all: &[Transition], summary: &Value) -> Vec<String> {
+fn differences(all: &[Transition], summary: &Value, coroutines: bool) -> Vec<String> {
     let stretch = &summary["stretches"][0];
     let (from, to) = (number(stretch, "/begin_ns").unwrap(), number(stretch, "/end_ns").unwrap());
-    let traced = traced(all, from, to);
+    let traced = traced(all, from, to, coroutines);
     let mut differences = Vec::new();
     let (mut from_syscalls, mut before) = (0, 0);
     let ours: BTreeMap<u64, &Value> = array(summary, "/by_goroutine")
@@ -260,7 +268,7 @@ fn root_truth_1_switches_are_those_of_the_runtimes_own_trace() {
             report.check_nothing_lost().unwrap();
             let (summary, all) = (switches(&report), transitions(trace).unwrap());
             println!("{build}:");
-            last = differences(&all, summary);
+            last = differences(&all, summary, build.minor().unwrap() >= FIRST_WITH_COROUTINES);
             for (class, theirs) in parks_by_reason(&all, summary) {
                 let (_, reasons) = CLASSES.iter().find(|(name, _)| *name == class).unwrap();
                 let ours: u64 = reasons
