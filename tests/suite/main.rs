@@ -20,6 +20,7 @@ mod kinds;
 mod lifetimes;
 mod matrix;
 mod pgo;
+mod programs;
 mod real_program;
 mod refusals;
 mod switches;

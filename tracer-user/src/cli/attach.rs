@@ -101,6 +101,9 @@ impl Attach<'_> {
                     "probes": plan.sites.len(),
                     "attached_in_ns": nanos(session.attached_in()),
                     "links": session.links().describe(),
+                    "programs": session.loaded_in().iter().map(|(name, took)| json!({
+                        "name": name, "loaded_in_ns": nanos(*took),
+                    })).collect::<Vec<_>>(),
                     "not_seen": plan.unavailable.iter().filter(|u| u.lost).map(|u| json!({
                         "probe": u.probe.name(), "why": u.why,
                     })).collect::<Vec<_>>(),

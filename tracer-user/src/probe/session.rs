@@ -135,6 +135,7 @@ pub struct Session {
     target: Target,
     bias: u64,
     attached_in: Duration,
+    loaded_in: Vec<(&'static str, Duration)>,
 }
 
 impl Session {
@@ -189,13 +190,15 @@ impl Session {
         let (ring, switch_ring) = (ring?, switch_ring?);
 
         check(target, bias, &plan)?;
-        let mut links = Vec::new();
+        let (mut links, mut loaded_in) = (Vec::new(), Vec::new());
         for tier in [TIER_T1, TIER_T2] {
             let sites: Vec<&Site> = plan.tier(tier).collect();
             if options.tiers & tier == 0 || sites.is_empty() {
                 continue;
             }
-            links.push((tier, link(&mut ebpf, tier, &sites, target, kind, &kernel)?));
+            let made = link(&mut ebpf, tier, &sites, target, kind, &kernel)?;
+            loaded_in.extend(made.loaded_in);
+            links.push((tier, made.link));
         }
         // The thread ids that the runtime keeps are those of its own PID namespace.
         let same_namespace = target.inner_pid == target.pid();
@@ -220,6 +223,7 @@ impl Session {
             target: target.clone(),
             bias,
             attached_in: begun.elapsed(),
+            loaded_in,
         };
         Ok((session, stream, switch_stream))
     }
@@ -242,7 +246,8 @@ impl Session {
         let kernel = Kernel::probe();
         check(&self.target, self.bias, &self.plan)?;
         let made = link(&mut self.ebpf, TIER_T3, &sites, &self.target, self.kind, &kernel)?;
-        if !self.links.add(TIER_T3, made) {
+        self.loaded_in.extend(made.loaded_in);
+        if !self.links.add(TIER_T3, made.link) {
             return Ok(false);
         }
         // A stretch that nobody was told the end of, because its links were dropped from elsewhere.
@@ -322,7 +327,7 @@ impl Session {
         let kernel = Kernel::probe();
         check(&self.target, self.bias, &self.plan)?;
         let made = link(&mut self.ebpf, TIER_T1, &sites, &self.target, self.kind, &kernel)?;
-        self.links.add(TIER_T1, made);
+        self.links.add(TIER_T1, made.link);
         Ok(())
     }
 
@@ -342,6 +347,12 @@ impl Session {
     #[must_use]
     pub const fn attached_in(&self) -> Duration {
         self.attached_in
+    }
+
+    /// How long the kernel took to verify and compile each program, by its name.
+    #[must_use]
+    pub fn loaded_in(&self) -> &[(&'static str, Duration)] {
+        &self.loaded_in
     }
 
     /// A handle that takes the probes off from another thread.
@@ -430,25 +441,33 @@ fn log_lines(_ebpf: &mut Ebpf) -> Box<dyn FnMut() + Send> {
     Box::new(|| {})
 }
 
-/// The program of a tier, by how it is linked.
-fn program<'a>(
-    ebpf: &'a mut Ebpf,
-    tier: u32,
-    kind: Links,
-    kernel: &Kernel,
-) -> Result<&'a mut UProbe, ProbeError> {
-    let name = match (tier, kind) {
+/// The name of a tier's program, by how it is linked.
+const fn name_of(tier: u32, kind: Links) -> &'static str {
+    match (tier, kind) {
         (TIER_T1, Links::Single) => "t1_single",
         (TIER_T1, _) => "t1_multi",
         (TIER_T3, Links::Single) => "t3_single",
         (TIER_T3, _) => "t3_multi",
         (_, Links::Single) => "t2_single",
         _ => "t2_multi",
-    };
+    }
+}
+
+fn program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+    kernel: &Kernel,
+) -> Result<&'a mut UProbe, ProbeError> {
     ebpf.program_mut(name)
         .ok_or_else(|| kernel_error("find a program", kernel, format!("no {name} in the eBPF object")))?
         .try_into()
         .map_err(|e: ProgramError| ProbeError::from_aya("find a program", &kernel.release, &e))
+}
+
+/// A link, and how long its program took to load, if it was not loaded yet.
+struct Made {
+    link: UProbeLink,
+    loaded_in: Option<(&'static str, Duration)>,
 }
 
 /// Puts the program of a tier onto its sites. Only the link holds it in the kernel then, so that it goes with the
@@ -460,11 +479,15 @@ fn link(
     target: &Target,
     kind: Links,
     kernel: &Kernel,
-) -> Result<UProbeLink, ProbeError> {
+) -> Result<Made, ProbeError> {
     let error = |what, e: &ProgramError| ProbeError::from_aya(what, &kernel.release, e);
-    let program = program(ebpf, tier, kind, kernel)?;
+    let name = name_of(tier, kind);
+    let program = program(ebpf, name, kernel)?;
+    let mut loaded_in = None;
     if program.fd().is_err() {
+        let begun = Instant::now();
         program.load().map_err(|e| error("load a program", &e))?;
+        loaded_in = Some((name, begun.elapsed()));
     }
     let points = sites.iter().map(|site| UProbeAttachPoint {
         location: UProbeAttachLocation::AbsoluteOffset(site.file_offset),
@@ -490,7 +513,7 @@ fn link(
     if tier != TIER_T3 {
         program.unload().map_err(|e| error("let a program go", &e))?;
     }
-    Ok(link)
+    Ok(Made { link, loaded_in })
 }
 
 /// Device and inode of our PID namespace, zeros in the initial one: the programs then need not translate.
