@@ -38,7 +38,8 @@ pub fn transitions(trace: &str) -> Result<Vec<Transition>> {
         .with_context(|| format!("can't run go tool trace on {trace}"))?;
     ensure!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
     let text = String::from_utf8_lossy(&answer.stdout);
-    let mark = text.lines().find(|line| line.contains("Category=\"monotonic\"")).context("no mark of the time")?;
+    let mark =
+        text.lines().find(|line| line.contains("Category=\"monotonic\"")).context("no mark of the time")?;
     let logged: u64 = between(mark, "Message=\"", "\"")?.parse()?;
     // The mark is some microseconds after the time that it has.
     let ahead = logged.wrapping_sub(time(mark)?);
@@ -46,7 +47,8 @@ pub fn transitions(trace: &str) -> Result<Vec<Transition>> {
         .filter(|line| line.contains(" StateTransition ") && line.contains(" GoID="))
         .map(|line| {
             let goid = between(line, " GoID=", " ")?;
-            let rest = line.split_once(" GoID=").and_then(|(_, rest)| rest.split_once(' ')).context("no state")?.1;
+            let rest =
+                line.split_once(" GoID=").and_then(|(_, rest)| rest.split_once(' ')).context("no state")?.1;
             let (from, rest) = rest.split_once("->").with_context(|| format!("no transition: {line}"))?;
             let (to, _) = rest.split_once(' ').unwrap_or((rest, ""));
             Ok(Transition {

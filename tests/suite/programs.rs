@@ -49,7 +49,9 @@ fn measured(attach_arguments: &[&str]) -> Vec<(Program, u64)> {
 fn root_cost_1_programs_are_small_for_the_verifier_and_told_in_a_table() {
     needs!(Need::Fixtures, Need::Root);
     let _statistics = Statistics::on().unwrap();
-    println!("| program | instructions | machine code, bytes | verified instructions | load, ms | ns a run |");
+    println!(
+        "| program | instructions | machine code, bytes | verified instructions | load, ms | ns a run |"
+    );
     println!("|---|---|---|---|---|---|");
     for (as_what, arguments) in [
         ("records", &["--switches", "60s"][..]),
@@ -57,7 +59,10 @@ fn root_cost_1_programs_are_small_for_the_verifier_and_told_in_a_table() {
     ] {
         let programs = measured(arguments);
         let names: Vec<&str> = programs.iter().map(|(program, _)| program.name.as_str()).collect();
-        assert!(["t1_", "t2_", "t3_"].iter().all(|tier| names.iter().any(|n| n.starts_with(tier))), "{names:?}");
+        assert!(
+            ["t1_", "t2_", "t3_"].iter().all(|tier| names.iter().any(|n| n.starts_with(tier))),
+            "{names:?}"
+        );
         for (program, load_ns) in programs {
             let is_switches = program.name.starts_with("t3_");
             assert!(program.verified > 0 && program.verified < MOST_VERIFIED, "{program:?}");

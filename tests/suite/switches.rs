@@ -155,12 +155,7 @@ struct Blind {
 
 /// By goroutine, what the trace has of a stretch. Hand-overs of coroutines have no reason there, and are told apart by
 /// it where there are `coroutines`; before, the trace has none for its own reader.
-fn traced(
-    all: &[Transition],
-    from_ns: u64,
-    to_ns: u64,
-    coroutines: bool,
-) -> BTreeMap<u64, (Counts, Blind)> {
+fn traced(all: &[Transition], from_ns: u64, to_ns: u64, coroutines: bool) -> BTreeMap<u64, (Counts, Blind)> {
     let mut by: BTreeMap<u64, (Counts, Blind)> = BTreeMap::new();
     let mut handed_over: BTreeMap<u64, bool> = BTreeMap::new();
     for one in all.iter().filter(|one| one.time_ns >= from_ns && one.time_ns <= to_ns) {
@@ -192,11 +187,8 @@ fn differences(all: &[Transition], summary: &Value, coroutines: bool) -> Vec<Str
     let traced = traced(all, from, to, coroutines);
     let mut differences = Vec::new();
     let (mut from_syscalls, mut before) = (0, 0);
-    let ours: BTreeMap<u64, &Value> = array(summary, "/by_goroutine")
-        .unwrap()
-        .iter()
-        .map(|g| (number(g, "/goid").unwrap(), g))
-        .collect();
+    let ours: BTreeMap<u64, &Value> =
+        array(summary, "/by_goroutine").unwrap().iter().map(|g| (number(g, "/goid").unwrap(), g)).collect();
     for (goid, (theirs, blind)) in &traced {
         let count = |field: &str| ours.get(goid).map_or(0, |g| number(g, field).unwrap());
         let unwoken = theirs.wakes.wrapping_sub(count("/woken") + count("/unseen_wakes"));
@@ -262,8 +254,7 @@ fn root_truth_1_switches_are_those_of_the_runtimes_own_trace() {
         // On two Ps, so that what happens is left to chance. Who parks or runs right at the begin or the end of the
         // stretch may be on the one side for the trace and on the other for us: then once more.
         for _ in 0..ATTEMPTS {
-            let arguments =
-                ["-procs", "2", "-rounds", "300", "-iter", "50", "-grow", "20", "-trace", trace];
+            let arguments = ["-procs", "2", "-rounds", "300", "-iter", "50", "-grow", "20", "-trace", trace];
             let (_, report) = watch(build, &arguments, &[]);
             report.check_nothing_lost().unwrap();
             let (summary, all) = (switches(&report), transitions(trace).unwrap());

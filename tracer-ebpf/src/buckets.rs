@@ -28,10 +28,7 @@ pub const fn index(value: u64) -> i32 {
         // A power of two is the upper bound of the bucket below.
         return octave - 1;
     }
-    octave
-        + (mantissa > EDGES[0]) as i32
-        + (mantissa > EDGES[1]) as i32
-        + (mantissa > EDGES[2]) as i32
+    octave + (mantissa > EDGES[0]) as i32 + (mantissa > EDGES[1]) as i32 + (mantissa > EDGES[2]) as i32
 }
 
 /// The place of a value in an array of [`BUCKETS`].

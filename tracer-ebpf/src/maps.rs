@@ -133,11 +133,7 @@ pub fn emit<T: 'static>(counters: Counters, fill: impl FnOnce(&mut T) -> bool) {
 
 /// Likewise into a ring, and says whether it had room.
 #[inline(always)]
-pub fn deliver<T: 'static>(
-    ring: &RingBuf,
-    counters: Counters,
-    fill: impl FnOnce(&mut T) -> bool,
-) -> bool {
+pub fn deliver<T: 'static>(ring: &RingBuf, counters: Counters, fill: impl FnOnce(&mut T) -> bool) -> bool {
     let Some(mut entry) = ring.reserve::<T>(0) else {
         counters.lost();
         return false;

@@ -31,7 +31,12 @@ pub fn switch_counters(config: &ProcConfig) -> Option<&'static SwitchCounters> {
 
 /// The id of the stack that a goroutine parks with, 0 if it can't have one, and `FLAG_` bits.
 #[inline(always)]
-pub fn stack_of(park: &Park, header: &EventHeader, config: &ProcConfig, counts: &SwitchCounters) -> (u32, u8) {
+pub fn stack_of(
+    park: &Park,
+    header: &EventHeader,
+    config: &ProcConfig,
+    counts: &SwitchCounters,
+) -> (u32, u8) {
     if park.pc == 0 {
         add(&raw const counts.unread, 1);
         return (0, FLAG_PARTIAL);

@@ -82,12 +82,7 @@ pub enum Run {
 /// # Errors
 /// [`Fault`] if the descriptor or the return address can't be read.
 #[inline(always)]
-pub fn run<M: Memory>(
-    g: u64,
-    registers: &Registers,
-    config: &ProcConfig,
-    memory: &M,
-) -> Result<Run, Fault> {
+pub fn run<M: Memory>(g: u64, registers: &Registers, config: &ProcConfig, memory: &M) -> Result<Run, Fault> {
     // gogo has no frame (runtime/asm_amd64.s, asm_arm64.s).
     let caller = if registers.lr == 0 { memory.read_u64(registers.sp)? } else { registers.lr };
     let [a, b, c, d, e, f] = config.resumes;

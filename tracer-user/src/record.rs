@@ -200,7 +200,10 @@ mod tests {
         event.header = EventHeader { probe: Probe::GoPark as u8, goid: 7, ..event.header };
         (event.stack, event.reason) = (5, 14);
         let park = decode_switch(bytes_of(&event), 0).unwrap();
-        assert_eq!(park.event, Switch { time_ns: 0, goid: 7, kind: SwitchKind::Park { reason: 14, stack: 5 } });
+        assert_eq!(
+            park.event,
+            Switch { time_ns: 0, goid: 7, kind: SwitchKind::Park { reason: 14, stack: 5 } }
+        );
         event.header.probe = Probe::GoRun as u8;
         event.header.flags = FLAG_COROUTINE;
         let run = decode_switch(bytes_of(&event), 0).unwrap();

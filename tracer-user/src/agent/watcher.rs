@@ -14,9 +14,7 @@ use crate::detect::{
     Change, Context, Ledger, SiteRef, Thresholds, call_frames, caller_site, examine, watched_connections,
 };
 use crate::memory::{ReadError, Runtime, RuntimeError, Symbolizer, monotonic_ns};
-use crate::model::{
-    CallStack, Distribution, Event, EventKind, Process, SiteWaits, StwReason, WaitSite,
-};
+use crate::model::{CallStack, Distribution, Event, EventKind, Process, SiteWaits, StwReason, WaitSite};
 use crate::probe::{Accounting, Detacher, ProbeError, Session, Stream, SwitchStream};
 use crate::target::{CpuLimit, Exit, Target, TargetError, Watch, cpu_limit};
 
@@ -235,11 +233,7 @@ impl Watcher {
     /// The frames of a stack whose first address is exact, and the others are return addresses.
     #[must_use]
     pub fn frames(&self, pcs: &[u64]) -> Vec<Frame> {
-        call_frames(
-            &self.binary,
-            &self.symbolizer,
-            &CallStack { pcs: pcs.to_vec(), ..CallStack::default() },
-        )
+        call_frames(&self.binary, &self.symbolizer, &CallStack { pcs: pcs.to_vec(), ..CallStack::default() })
     }
 
     /// Since when the process is watched, `CLOCK_MONOTONIC` ns.
@@ -441,7 +435,9 @@ impl Watcher {
                 SUM_BLOCKED_TO_RUN => {
                     switches.add_waits(site, &SiteWaits { until_run: times, ..SiteWaits::default() });
                 }
-                _ => switches.latency.entry((key.reason != 0).then_some(key.reason)).or_default().merge(&times),
+                _ => {
+                    switches.latency.entry((key.reason != 0).then_some(key.reason)).or_default().merge(&times)
+                }
             }
         }
     }

@@ -318,7 +318,8 @@ impl<'a> Planner<'a> {
     /// Which a call is, the function tells whose source it is in, wherever that was inlined.
     fn tell_runs_apart(&mut self, gogo: Function) {
         for (function, _) in self.runtime_functions() {
-            let Some(code) = Code::of(self.image, function).filter(|code| code.may_call(&[gogo.entry])) else {
+            let Some(code) = Code::of(self.image, function).filter(|code| code.may_call(&[gogo.entry]))
+            else {
                 continue;
             };
             for spot in code.at_calls(gogo.entry, 0) {

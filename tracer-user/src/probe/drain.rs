@@ -119,9 +119,8 @@ impl<T: Item> Drain<T> {
             pending: Vec::with_capacity(BATCH),
         };
         let stopped = Arc::clone(&stop);
-        let thread = std::thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(move || worker.run(&stopped, &sender))?;
+        let thread =
+            std::thread::Builder::new().name(name.to_owned()).spawn(move || worker.run(&stopped, &sender))?;
         Ok((Self { stop, seen, marks, thread: Some(thread) }, receiver))
     }
 

@@ -40,7 +40,8 @@ impl ProbeAccount {
     /// Whether every hit is accounted for.
     #[must_use]
     pub const fn balances(&self) -> bool {
-        self.hits == self.delivered + self.summed + self.skipped + self.lost() && self.delivered == self.received
+        self.hits == self.delivered + self.summed + self.skipped + self.lost()
+            && self.delivered == self.received
     }
 }
 

@@ -15,8 +15,8 @@ use bytemuck::Zeroable as _;
 use tracer_ebpf::Probe;
 use tracer_ebpf::{
     GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_COUNTERS, MAP_EVENTS, MAP_OPEN_WAITS,
-    MAP_PROCESSES, MAP_STACKS, MAP_SUMS, MAP_SWITCH_COUNTERS, MAP_SWITCHES, OpenWait, ProbeCounters,
-    Sum, SumKey, SwitchCounters, TIER_T1, TIER_T2, TIER_T3, cookie,
+    MAP_PROCESSES, MAP_STACKS, MAP_SUMS, MAP_SWITCH_COUNTERS, MAP_SWITCHES, OpenWait, ProbeCounters, Sum,
+    SumKey, SwitchCounters, TIER_T1, TIER_T2, TIER_T3, cookie,
 };
 
 use super::config::{Wire, config};
@@ -60,7 +60,12 @@ pub enum SwitchMode {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { tiers: TIER_T1 | TIER_T2, ring_bytes: 4 << 20, capture_text: true, switches: SwitchMode::Records }
+        Self {
+            tiers: TIER_T1 | TIER_T2,
+            ring_bytes: 4 << 20,
+            capture_text: true,
+            switches: SwitchMode::Records,
+        }
     }
 }
 
