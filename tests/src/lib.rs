@@ -12,6 +12,7 @@ pub mod damage;
 pub mod env;
 pub mod fixture;
 pub mod gotool;
+pub mod gotrace;
 pub mod http;
 pub mod json;
 pub mod machine;

@@ -14,7 +14,7 @@ use gotrail_tests::traceback::parse;
 use serde_json::{Value, json};
 
 use crate::matrix::process;
-use crate::{counts, crash, dump, lifetimes, profile};
+use crate::{counts, crash, dump, lifetimes, profile, switches};
 
 /// Declares the tests of a machine, which are skipped together where it was not run.
 macro_rules! machine {
@@ -55,6 +55,14 @@ macro_rules! machine {
                 needs!(Need::Machine(NAME));
                 each(&Machine::find(NAME).unwrap().checks("gcstw").unwrap(), 1, |check| {
                     attached(check, $links, counts::check);
+                });
+            }
+
+            #[test]
+            fn vm_loss_1_switches_are_counted_exactly() {
+                needs!(Need::Machine(NAME));
+                each(&Machine::find(NAME).unwrap().checks("switches").unwrap(), 1, |check| {
+                    attached(check, $links, switches::check);
                 });
             }
 

@@ -2,6 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
+mod switches;
+
+pub use switches::*;
+
 /// Version of everything in this module. A program that finds another version in [`ProcConfig`] ignores
 /// the process and counts the hit as [`ProbeCounters::refused`].
 pub const ABI_VERSION: u32 = 3;
@@ -46,6 +50,8 @@ pub const TIER_CPU: u32 = 8;
 
 /// [`ProcConfig::flags`]: copy panic and fatal texts out of the process.
 pub const CONFIG_CAPTURE_TEXT: u32 = 1;
+/// [`ProcConfig::flags`]: T3 sums up in the kernel and sends no records of single switches.
+pub const CONFIG_SUM_SWITCHES: u32 = 2;
 
 /// An offset that this Go version does not have.
 pub const NO_OFFSET: u32 = u32::MAX;
@@ -98,11 +104,13 @@ pub enum Probe {
     GoRun = 21,
     /// No site: a CPU's timer went off while a thread of the process was on it.
     OnCpu = 22,
+    /// No site of its own: a stack that parks name by its id, handed over when it is met first.
+    GoStack = 23,
 }
 
 impl Probe {
     /// Every probe, in the order of its number.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::GcStart,
         Self::GcMarkEnd,
         Self::GcMarkTermination,
@@ -125,6 +133,7 @@ impl Probe {
         Self::GoReady,
         Self::GoRun,
         Self::OnCpu,
+        Self::GoStack,
     ];
 
     /// The probe with this wire number.
@@ -138,7 +147,7 @@ impl Probe {
     pub const fn tier(self) -> u32 {
         match self {
             Self::GoCreate | Self::GoExit => TIER_T2,
-            Self::GoPark | Self::GoReady | Self::GoRun => TIER_T3,
+            Self::GoPark | Self::GoReady | Self::GoRun | Self::GoStack => TIER_T3,
             Self::OnCpu => TIER_CPU,
             _ => TIER_T1,
         }
@@ -170,6 +179,7 @@ impl Probe {
             Self::GoReady => "go_ready",
             Self::GoRun => "go_run",
             Self::OnCpu => "on_cpu",
+            Self::GoStack => "go_stack",
         }
     }
 }
@@ -257,12 +267,21 @@ pub struct ProcConfig {
     pub g_atomicstatus: u32,
     /// `g.labels`.
     pub g_labels: u32,
+    /// `g.waitreason`.
+    pub g_waitreason: u32,
+    /// Number of the stretch of T3 that is being observed: waits begun in another one are not gone on with.
+    pub epoch: u32,
+    /// Where in the process calls of `gogo` return to that resume a goroutine which never ceased to run; 0 none.
+    pub resumes: [u64; MAX_RESUMES],
+    /// Where calls of `gogo` return to that hand over between coroutines; 0 none.
+    pub coroutine_calls: [u64; MAX_COROUTINE_CALLS],
 }
-const _: () = assert!(size_of::<ProcConfig>() == 112);
+const _: () = assert!(size_of::<ProcConfig>() == 184);
 
 /// Counters of one probe of one process on one CPU.
 ///
-/// `hits == delivered + lost_ring + refused`, exactly, once the links are closed and the ring is drained.
+/// `hits == delivered + summed + lost_ring + lost_map + skipped + faulted + refused`, exactly, once the links are
+/// closed and the rings are drained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct ProbeCounters {
@@ -276,8 +295,16 @@ pub struct ProbeCounters {
     pub refused: u64,
     /// Delivered records in which some read of the process's memory failed; the record says which by flags.
     pub partial: u64,
+    /// Hits that went into a sum in the kernel and have no record.
+    pub summed: u64,
+    /// Hits for which a map of the kernel had no room.
+    pub lost_map: u64,
+    /// Hits that are not what the probe is for: a call of `gogo` that resumes nothing.
+    pub skipped: u64,
+    /// Hits without a record, because the process's memory could not be read.
+    pub faulted: u64,
 }
-const _: () = assert!(size_of::<ProbeCounters>() == 40);
+const _: () = assert!(size_of::<ProbeCounters>() == 72);
 
 /// [`EventHeader::flags`]: the goroutine could not be told; `goid` is 0.
 pub const FLAG_NO_GOID: u8 = 1;

@@ -51,6 +51,18 @@ impl Memory for UserMemory {
     }
 
     #[inline(always)]
+    fn read_pair(&self, address: u64) -> Result<[u64; 2], Fault> {
+        // SAFETY: as above.
+        unsafe { bpf_probe_read_user(address as *const [u64; 2]) }.map_err(|_| Fault)
+    }
+
+    #[inline(always)]
+    fn read_u8(&self, address: u64) -> Result<u8, Fault> {
+        // SAFETY: as above.
+        unsafe { bpf_probe_read_user(address as *const u8) }.map_err(|_| Fault)
+    }
+
+    #[inline(always)]
     fn read_text(&self, address: u64, len: u64, into: &mut [u8; MAX_TEXT]) -> Result<u32, Fault> {
         let len = if len >= MAX_TEXT as u64 { MAX_TEXT } else { len as usize };
         // SAFETY: len is at most MAX_TEXT.

@@ -14,6 +14,9 @@
 mod kernel;
 mod maps;
 mod samples;
+mod stacks;
+mod sums;
+mod switches;
 mod tiers;
 
 use aya_ebpf::macros::{perf_event, uprobe};
@@ -51,6 +54,20 @@ pub fn t2_single(ctx: ProbeContext) -> u32 {
 #[perf_event]
 pub fn on_cpu(ctx: PerfEventContext) -> u32 {
     samples::on_cpu(&ctx);
+    0
+}
+
+/// T3 through one link for all sites.
+#[uprobe(multi)]
+pub fn t3_multi(ctx: ProbeContext) -> u32 {
+    switches::switches(&ctx);
+    0
+}
+
+/// T3 through one link per site.
+#[uprobe]
+pub fn t3_single(ctx: ProbeContext) -> u32 {
+    switches::switches(&ctx);
     0
 }
 

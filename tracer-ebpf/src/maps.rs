@@ -65,6 +65,26 @@ impl Counters {
     }
 
     #[inline(always)]
+    pub fn summed(self) {
+        add_one(&raw const self.0.summed);
+    }
+
+    #[inline(always)]
+    pub fn lost_map(self) {
+        add_one(&raw const self.0.lost_map);
+    }
+
+    #[inline(always)]
+    pub fn skipped(self) {
+        add_one(&raw const self.0.skipped);
+    }
+
+    #[inline(always)]
+    pub fn faulted(self) {
+        add_one(&raw const self.0.faulted);
+    }
+
+    #[inline(always)]
     fn delivered(self) {
         add_one(&raw const self.0.delivered);
     }
@@ -80,23 +100,35 @@ impl Counters {
     }
 }
 
-/// The BPF target has no atomic read-modify-write in `core`; this is the instruction itself.
-#[cfg(target_arch = "bpf")]
 #[inline(always)]
 fn add_one(counter: *const u64) {
+    add(counter, 1);
+}
+
+/// Adds to a number in the value of a map. The BPF target has no atomic read-modify-write in `core`; this is the
+/// instruction itself.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub fn add(counter: *const u64, more: u64) {
     // SAFETY: the address is that of a counter in a live map value, aligned to 8 bytes.
     unsafe {
-        core::arch::asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1_u64);
+        core::arch::asm!("lock *(u64 *)({counter} + 0) += {more}", counter = in(reg) counter, more = in(reg) more);
     }
 }
 
 /// Stands in where the programs are checked as host code, and never runs.
 #[cfg(not(target_arch = "bpf"))]
-fn add_one(_counter: *const u64) {}
+pub fn add(_counter: *const u64, _more: u64) {}
 
 #[inline(always)]
 pub fn next_sequence() -> u32 {
-    let Some(sequence) = SEQUENCE.get_ptr_mut(0) else { return 0 };
+    next_of(&SEQUENCE)
+}
+
+/// The next number of this CPU's records in one of the rings.
+#[inline(always)]
+pub fn next_of(numbers: &PerCpuArray<u32>) -> u32 {
+    let Some(sequence) = numbers.get_ptr_mut(0) else { return 0 };
     // SAFETY: as for the counters. Two programs that preempt each other may take the same number or swap
     // theirs; the reader looks at how many there are between the first and the highest, not at each step.
     unsafe {
@@ -108,9 +140,15 @@ pub fn next_sequence() -> u32 {
 /// Reserves a record, lets `fill` write it (it says whether some read failed), hands it over, and counts.
 #[inline(always)]
 pub fn emit<T: 'static>(counters: Counters, fill: impl FnOnce(&mut T) -> bool) {
-    let Some(mut entry) = EVENTS.reserve::<T>(0) else {
+    deliver(&EVENTS, counters, fill);
+}
+
+/// Likewise into a ring, and says whether it had room.
+#[inline(always)]
+pub fn deliver<T: 'static>(ring: &RingBuf, counters: Counters, fill: impl FnOnce(&mut T) -> bool) -> bool {
+    let Some(mut entry) = ring.reserve::<T>(0) else {
         counters.lost();
-        return;
+        return false;
     };
     let record = entry.as_mut_ptr();
     // SAFETY: the ring gave room for a T, 8-byte aligned. Every T here is plain old data, for which any bytes
@@ -122,4 +160,5 @@ pub fn emit<T: 'static>(counters: Counters, fill: impl FnOnce(&mut T) -> bool) {
     }
     entry.submit(BPF_RB_NO_WAKEUP);
     counters.delivered();
+    true
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use gotrail::agent::{Options, Subject};
 use gotrail::detect::Thresholds;
+use gotrail::probe::SwitchMode;
 
 use super::failure::{Failure, USAGE};
 
@@ -57,6 +58,14 @@ pub(crate) enum Format {
     Json,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SwitchForm {
+    /// A record of each
+    Records,
+    /// Distributions counted in the kernel: cheaper, but they do not tell who woke whom
+    Sums,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct AttachArgs {
     /// Process to watch
@@ -73,6 +82,13 @@ pub(crate) struct AttachArgs {
     /// Share of the process's CPU time that probes may cost, in percent
     #[arg(long, value_name = "PERCENT", default_value_t = 1.8)]
     pub(crate) budget: f64,
+    /// Observe every switch between goroutines for this long, from attach on: how long who waits for what and where,
+    /// how long until it runs, who wakes it. Dear while it lasts, and not kept within the budget
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) switches: Option<Duration>,
+    /// What to make of switches
+    #[arg(long, value_enum, default_value_t = SwitchForm::Records, requires = "switches")]
+    pub(crate) switches_as: SwitchForm,
     /// Time between two looks at all goroutines
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = time)]
     pub(crate) snapshot_every: Duration,
@@ -128,6 +144,7 @@ impl AttachArgs {
             ));
         }
         Ok(Options {
+            switches_for: self.switches,
             snapshot_every: self.snapshot_every,
             budget: self.budget / 100.0,
             thresholds: Thresholds {
@@ -138,6 +155,10 @@ impl AttachArgs {
             probes: gotrail::probe::Options {
                 ring_bytes: self.ring_kib.saturating_mul(1024),
                 capture_text: !self.no_text,
+                switches: match self.switches_as {
+                    SwitchForm::Records => SwitchMode::Records,
+                    SwitchForm::Sums => SwitchMode::Sums,
+                },
                 ..gotrail::probe::Options::default()
             },
         })

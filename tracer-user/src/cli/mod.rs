@@ -35,6 +35,7 @@ mod profile;
 mod ps;
 mod signals;
 mod stats;
+mod switches;
 
 use std::process::ExitCode;
 

@@ -14,11 +14,11 @@ mod text;
 use std::hint::black_box;
 use std::sync::Arc;
 
-use tracer_ebpf::{MAX_FRAMES, MAX_TEXT, TIER_T1, TIER_T2, TIER_T3};
+use tracer_ebpf::{MAX_FRAMES, MAX_SWITCH_FRAMES, MAX_TEXT, TIER_T1, TIER_T2, TIER_T3};
 
 use crate::binary::layout::{Layout, from_dwarf};
 use crate::binary::{Architecture, GoBinary, GoVersion, Image, Program, code_holds};
-use crate::model::{CrashText, EventKind};
+use crate::model::{CrashText, EventKind, SwitchKind};
 use crate::record;
 
 pub use core_file::{core_base, core_file};
@@ -201,6 +201,12 @@ pub fn events(bytes: &[u8]) {
         assert!(decoded.sample.user_from <= decoded.sample.pcs.len());
         assert_ne!(decoded.sample.goid, Some(0));
         let _ = (decoded.cpu, decoded.sequence);
+    }
+    if let Some(switch) = record::decode_switch(bytes, u64::from_le_bytes(*bias)) {
+        assert_eq!(switch.probe.tier(), TIER_T3);
+        if let SwitchKind::Stack { pcs, .. } = &switch.event.kind {
+            assert!(pcs.len() <= MAX_SWITCH_FRAMES);
+        }
     }
     let Some(decoded) = record::decode(bytes, u64::from_le_bytes(*bias)) else { return };
     assert_ne!(decoded.event.goid, Some(0));

@@ -8,6 +8,7 @@ use super::gc::{GcCycle, GcHistory};
 use super::goroutines::Goroutines;
 use super::groups::Groups;
 use super::stw::{Pause, PauseHistory};
+use super::switches::Switches;
 use crate::memory::{Figures, Snapshot};
 
 /// Tuning calls remembered one by one.
@@ -65,6 +66,8 @@ pub struct Process {
     pub gc: GcHistory,
     /// Stop-the-world pauses.
     pub stw: PauseHistory,
+    /// Switches between goroutines, as far as they were observed.
+    pub switches: Switches,
     /// Figures of the last snapshot.
     pub figures: Option<Figures>,
     /// Figures of the first one.

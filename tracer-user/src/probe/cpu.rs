@@ -13,18 +13,18 @@ use aya::programs::perf_event::{
 };
 use aya::util::online_cpus;
 use tracer_ebpf::{
-    GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_COUNTERS, MAP_EVENTS, MAP_PROCESSES,
-    MAP_THREADS, MAX_THREADS, Probe, ProbeCounters, ProcConfig, TIER_CPU,
+    GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_COUNTERS, MAP_EVENTS, MAP_OPEN_WAITS,
+    MAP_PROCESSES, MAP_STACKS, MAP_SUMS, MAP_THREADS, MAX_THREADS, Probe, ProbeCounters, ProcConfig, TIER_CPU,
 };
 
 use super::config::{Wire, config};
 use super::drain::Numbers;
 use super::error::ProbeError;
 use super::kernel::Kernel;
-use super::losses::{Accounting, read};
+use super::losses::{Accounting, SwitchAccount, read};
 use super::object::object;
-use super::session::{kernel_error, map, pid_namespace, take};
-use crate::binary::GoBinary;
+use super::session::{Options, kernel_error, pid_namespace, take};
+use crate::binary::{GoBinary, Plan};
 use crate::model::OnCpu;
 use crate::record::decode_sample;
 use crate::target::Target;
@@ -66,15 +66,22 @@ impl CpuSamples {
         let error =
             |what, e: &(dyn std::error::Error + 'static)| ProbeError::from_aya(what, &kernel.release, e);
         let namespace = pid_namespace();
-        let mut ebpf = EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        // What only T3 uses needs no memory.
+        for name in [MAP_STACKS, MAP_OPEN_WAITS, MAP_SUMS] {
+            loader.map_max_entries(name, 1);
+        }
+        let mut ebpf = loader
             .map_max_entries(MAP_EVENTS, RING_BYTES)
             .override_global(GLOBAL_PID_NAMESPACE_DEVICE, &namespace.0, true)
             .override_global(GLOBAL_PID_NAMESPACE_INODE, &namespace.1, true)
             .load(object()?)
             .map_err(|e| error("load the eBPF object", &e))?;
-        let settings = config(binary, bias, SLOT, TIER_CPU, false);
-        let mut processes: HashMap<_, u32, Wire<ProcConfig>> = map(&mut ebpf, MAP_PROCESSES, &kernel)
-            .and_then(|m| HashMap::try_from(m).map_err(|e| error("open a map", &e)))?;
+        let options = Options { tiers: TIER_CPU, capture_text: false, ..Options::default() };
+        let settings = config(binary, &Plan::default(), bias, SLOT, &options);
+        let mut processes: HashMap<_, u32, Wire<ProcConfig>> =
+            HashMap::try_from(take(&mut ebpf, MAP_PROCESSES, &kernel)?)
+                .map_err(|e| error("open a map", &e))?;
         processes
             .insert(&target.pid(), &Wire(settings), 0)
             .map_err(|e| error("configure the samples", &e))?;
@@ -175,6 +182,7 @@ impl CpuSamples {
         }
         Accounting {
             probes,
+            switches: SwitchAccount::default(),
             gaps: self.numbers.values().map(Numbers::missing).sum(),
             undecodable: self.undecodable,
             procid_mismatches: self.procid_mismatches,

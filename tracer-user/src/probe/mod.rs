@@ -9,9 +9,10 @@ mod kernel;
 mod losses;
 mod object;
 mod session;
+mod switching;
 
 pub use cpu::{CpuSamples, HERTZ, SAMPLE_NS};
 pub use error::ProbeError;
 pub use kernel::{Kernel, Links};
-pub use losses::{Accounting, ProbeAccount};
-pub use session::{Detacher, Options, Session, Stream};
+pub use losses::{Accounting, ProbeAccount, SwitchAccount};
+pub use session::{Detacher, Options, Session, Stream, SwitchMode, SwitchStream};
