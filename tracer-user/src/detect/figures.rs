@@ -133,10 +133,15 @@ fn scheduler(look: &Look<'_>, say: &mut impl FnMut(&'static str, String)) {
         let usable = u64::from(limit.usable());
         if ps > usable {
             let why = limit.quota.map_or_else(
-                || format!("its affinity has {} CPUs", limit.affinity),
-                |quota| format!("its cgroup lets it use {quota:.2} CPUs, its affinity {}", limit.affinity),
+                || format!("its affinity has {} CPUs, which its threads have to share", limit.affinity),
+                |quota| {
+                    format!(
+                        "its cgroup lets it use {quota:.2} CPUs (affinity {}): the kernel stops it when that is used up",
+                        limit.affinity
+                    )
+                },
             );
-            say("gomaxprocs-high", format!("GOMAXPROCS is {ps}, but {why}: the kernel will throttle it"));
+            say("gomaxprocs-high", format!("GOMAXPROCS is {ps}, but {why}"));
         } else if ps < usable {
             say("gomaxprocs-low", format!("GOMAXPROCS is {ps}, while the process may use {usable} CPUs"));
         }
