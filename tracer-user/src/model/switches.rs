@@ -443,9 +443,9 @@ mod tests {
         fn loss_1_every_park_run_and_wake_up_is_accounted_for(
             kinds in prop::collection::vec((0..5_u64, any_kind()), 0..200),
         ) {
-            let told: Vec<_> = kinds.into_iter().zip(0..).map(|((goid, kind), at)| (at * 10, goid, kind)).collect();
-            let model = super::tests::told(&told);
-            let count = |wanted: fn(&SwitchKind) -> bool| told.iter().filter(|(_, _, kind)| wanted(kind)).count() as u64;
+            let all: Vec<_> = kinds.into_iter().zip(0..).map(|((goid, kind), at)| (at * 10, goid, kind)).collect();
+            let model = told(&all);
+            let count = |wanted: fn(&SwitchKind) -> bool| all.iter().filter(|(_, _, kind)| wanted(kind)).count() as u64;
             prop_assert_eq!(model.parks.values().sum::<u64>(), count(|k| matches!(k, SwitchKind::Park { .. })));
             prop_assert_eq!(model.readies, count(|k| matches!(k, SwitchKind::Ready { .. })));
             prop_assert_eq!(model.edges.values().sum::<u64>(), model.readies);
