@@ -101,7 +101,17 @@ impl Globals {
         ] = image.symbol_addresses(NAMES)
         {
             let heap = HeapGlobals::of_symbols(image);
-            return Ok(Self { allgs, allp, allm, sched, gc_controller, memstats, gcphase, from_code: false, heap });
+            return Ok(Self {
+                allgs,
+                allp,
+                allm,
+                sched,
+                gc_controller,
+                memstats,
+                gcphase,
+                from_code: false,
+                heap,
+            });
         }
         let recipe = |name, function, reference, delta| Recipe { name, function, reference, delta };
         let recipes = [

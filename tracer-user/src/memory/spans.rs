@@ -149,7 +149,8 @@ impl<R: Reader> Runtime<'_, R> {
     /// [`RuntimeError`], also if what is read can't be a heap.
     pub fn spans(&self) -> Result<Option<Spans>, RuntimeError> {
         let layout = &self.binary.layout().mspan;
-        let (Some(mheap), Some(allspans)) = (self.binary.globals().heap.mheap, self.binary.layout().mheap.allspans)
+        let (Some(mheap), Some(allspans)) =
+            (self.binary.globals().heap.mheap, self.binary.layout().mheap.allspans)
         else {
             return Ok(None);
         };
@@ -209,7 +210,9 @@ impl<R: Reader> Runtime<'_, R> {
         }
         // A few change while they are read; with wrong offsets nearly all are wrong.
         if wrong * 8 > spans.len() {
-            return Err(self.no_heap(format!("{wrong} spans of {} do not hold together", spans.len() + wrong)));
+            return Err(
+                self.no_heap(format!("{wrong} spans of {} do not hold together", spans.len() + wrong))
+            );
         }
         Ok(Some(Spans::new(spans)))
     }

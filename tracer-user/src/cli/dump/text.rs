@@ -84,7 +84,11 @@ fn originating(dump: &Dump<'_>, ancestor: &Ancestor, symbolizer: &mut Symbolizer
         if let (Some(inner), Some(whole)) = (frames.first(), frames.last())
             && is_shown(whole)
         {
-            out.push_str(&frame_text(&Frame { offset: whole.offset, inlined: whole.offset == 0, ..inner.clone() }));
+            out.push_str(&frame_text(&Frame {
+                offset: whole.offset,
+                inlined: whole.offset == 0,
+                ..inner.clone()
+            }));
         }
     }
     if ancestor.truncated {
