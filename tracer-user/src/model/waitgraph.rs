@@ -3,6 +3,7 @@
 //! A goroutine is stuck where nothing that it waits on can be ended by one that is not stuck itself. A ring is a set of
 //! stuck goroutines that wait for each other.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 /// Why somebody is taken for one who could end a wait.
@@ -179,8 +180,7 @@ impl WaitGraph {
             stack.push(root);
             on_stack.insert(root);
             work.push((root, successors(root)));
-            loop {
-                let Some((goid, left)) = work.last_mut() else { break };
+            while let Some((goid, left)) = work.last_mut() {
                 let goid = *goid;
                 if let Some(next) = left.pop() {
                     if let Some((number, _)) = order.get(&next).copied() {
@@ -242,8 +242,8 @@ impl WaitGraph {
                     path.reverse();
                     return path;
                 }
-                if !from.contains_key(&edge.ender) {
-                    from.insert(edge.ender, edge);
+                if let Entry::Vacant(unseen) = from.entry(edge.ender) {
+                    unseen.insert(edge);
                     queue.push_back(edge.ender);
                 }
             }

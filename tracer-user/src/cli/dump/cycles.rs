@@ -125,7 +125,7 @@ fn evidence(rings: &Rings, found: &Ring) -> String {
             );
         }
         Reached::BySomething(_) => {
-            text.push_str("; not proved: other goroutines or variables reach these things")
+            text.push_str("; not proved: other goroutines or variables reach these things");
         }
         Reached::Unknown(why) => {
             let _ = write!(text, "; not proved: {}", printable(why));
