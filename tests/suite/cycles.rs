@@ -22,7 +22,9 @@ fn rings(of: &Value) -> Rings {
 fn named(pid: &str, arguments: &[&str]) -> Vec<(BTreeSet<u64>, String)> {
     let all = [&["dump", pid, "--waits", "--format", "json"], arguments].concat();
     let dump = run(&all).unwrap().well().unwrap().json().unwrap();
-    let goids = |cycle: &Value| cycle["goids"].as_array().unwrap().iter().map(|goid| goid.as_u64().unwrap()).collect();
+    let goids = |cycle: &Value| {
+        cycle["goids"].as_array().unwrap().iter().map(|goid| goid.as_u64().unwrap()).collect()
+    };
     let cycles = array(&dump, "/cycles").unwrap().iter();
     cycles.map(|cycle| (goids(cycle), text(cycle, "/degree").unwrap().to_owned())).collect()
 }
@@ -34,7 +36,9 @@ fn root_truth_1_what_moves_about_in_memory_is_not_proved_to_be_lost() {
         let mut process = build.start_ready(&["-moving", "40"]).unwrap();
         process.tell("truth").unwrap();
         let truth = process
-            .await_output("the truth", |line| serde_json::from_str::<Value>(line).ok().filter(Value::is_object))
+            .await_output("the truth", |line| {
+                serde_json::from_str::<Value>(line).ok().filter(Value::is_object)
+            })
             .unwrap();
         let moving = &rings(&truth["traps"])["moving"];
         assert_eq!(moving.len(), 80);
@@ -45,7 +49,9 @@ fn root_truth_1_what_moves_about_in_memory_is_not_proved_to_be_lost() {
             for (goids, degree) in &found {
                 assert!(degree != "proved" || goids.is_disjoint(moving), "{build}: {goids:?} of {moving:?}");
             }
-            proved |= found.iter().any(|(goids, degree)| degree == "proved" && lost.values().any(|ring| ring == goids));
+            proved |= found
+                .iter()
+                .any(|(goids, degree)| degree == "proved" && lost.values().any(|ring| ring == goids));
         }
         assert!(proved, "{build}: what is lost is not proved any more");
     }
@@ -88,7 +94,8 @@ fn check(build: &Build) {
     }
     let (heap, variables) = (rings(&truth["rings"]), rings(&truth["global"]));
     for (name, goids) in heap.iter().chain(&variables) {
-        let cycle = found.get(goids).unwrap_or_else(|| panic!("{name} {goids:?} is not named: {}", dump["cycles"]));
+        let cycle =
+            found.get(goids).unwrap_or_else(|| panic!("{name} {goids:?} is not named: {}", dump["cycles"]));
         let degree = text(cycle, "/degree").unwrap();
         match name.as_str() {
             // A variable can be reached by whoever comes.
@@ -98,7 +105,10 @@ fn check(build: &Build) {
             _ => assert_eq!(degree, "proved", "{name}: {cycle}"),
         }
         let path = array(cycle, "/path").unwrap();
-        assert!(path.iter().all(|edge| goids.contains(&edge["could_be_ended_by"].as_u64().unwrap())), "{cycle}");
+        assert!(
+            path.iter().all(|edge| goids.contains(&edge["could_be_ended_by"].as_u64().unwrap())),
+            "{cycle}"
+        );
         assert!(said.contains(&format!("DEADLOCK ({degree})")), "{said}");
         let behind = array(cycle, "/waiting_behind").unwrap().len();
         assert_eq!(behind, if name == "with others behind" { 3 } else { 0 }, "{name}: {cycle}");

@@ -84,11 +84,8 @@ fn under_load<T>(etcd: &Etcd, done: impl FnOnce() -> T) -> (T, u64) {
 
 /// What a parser of tracebacks that knows nothing of gotrail makes of a text.
 fn parsed(text: &str) -> Value {
-    let mut child = Command::new(stack_parser().unwrap())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child =
+        Command::new(stack_parser().unwrap()).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "{output:?}");
@@ -109,11 +106,15 @@ fn root_truth_1_other_tools_read_the_dump_of_a_busy_stripped_etcd() {
                 assert_eq!(parsed["errors"], json!([]), "{text}");
                 assert_eq!(number(&parsed, "/goroutines").unwrap(), heads, "{parsed}\n{text}");
                 assert!(heads > 30 && number(&parsed, "/frames").unwrap() > heads * 2, "{parsed}");
-                assert!(parsed["states"]["select"].is_u64() && parsed["states"]["IO wait"].is_u64(), "{parsed}");
+                assert!(
+                    parsed["states"]["select"].is_u64() && parsed["states"]["IO wait"].is_u64(),
+                    "{parsed}"
+                );
             }
         }
         // And nothing in it waits in a ring.
-        let waits = run(&["dump", &pid, "--waits", "--format", "json"]).unwrap().well().unwrap().json().unwrap();
+        let waits =
+            run(&["dump", &pid, "--waits", "--format", "json"]).unwrap().well().unwrap().json().unwrap();
         assert_eq!((&waits["cycles"], &waits["cycles_not_looked_for"]), (&json!([]), &Value::Null));
         // Its clients and what listens are known by their addresses.
         let said = run(&["dump", &pid, "--waits"]).unwrap().well().unwrap().output;

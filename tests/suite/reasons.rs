@@ -60,7 +60,8 @@ fn root_truth_1_dump_is_the_processes_own_also_with_ancestors_and_in_bubbles() {
         let last = own.values().find(|g| g.state == "select (no cases)").unwrap();
         let heads = last.ancestors.iter().filter(|line| line.starts_with("[originating from goroutine "));
         assert_eq!(heads.count(), 4, "{last:#?}");
-        let generations = array(&json, "/goroutines").unwrap().iter().filter_map(|g| g["ancestors"].as_array());
+        let generations =
+            array(&json, "/goroutines").unwrap().iter().filter_map(|g| g["ancestors"].as_array());
         assert!(generations.map(Vec::len).max() >= Some(4));
     });
 }
@@ -101,7 +102,9 @@ fn root_truth_1_descriptors_and_timers_are_what_the_program_opened() {
         let mut process = start(build);
         process.tell("truth").unwrap();
         let truth = process
-            .await_output("the truth", |line| serde_json::from_str::<Value>(line).ok().filter(Value::is_object))
+            .await_output("the truth", |line| {
+                serde_json::from_str::<Value>(line).ok().filter(Value::is_object)
+            })
             .unwrap();
         let json: Value = serde_json::from_str(&dump(&process, &["--format", "json"])).unwrap();
         let text = dump(&process, &["--waits"]);
@@ -123,11 +126,19 @@ fn check(build: &Build, theirs: &Value, ours: &Value, text: &str) {
         assert!(within - 60.0 <= left && left <= within, "{theirs} {ours}");
     };
     if theirs["fd"].is_number() {
-        assert_eq!((&ours["kind"], &ours["fd"], &ours["mode"]), (&"io".into(), &theirs["fd"], &theirs["mode"]));
+        assert_eq!(
+            (&ours["kind"], &ours["fd"], &ours["mode"]),
+            (&"io".into(), &theirs["fd"], &theirs["mode"])
+        );
         for field in ["kind", "local", "remote"] {
             assert_eq!(ours["file"][field], theirs.get(field).cloned().unwrap_or_default(), "{ours}");
         }
-        let line = format!("{} of fd {}, {}", theirs["mode"].as_str().unwrap(), theirs["fd"], theirs["kind"].as_str().unwrap());
+        let line = format!(
+            "{} of fd {}, {}",
+            theirs["mode"].as_str().unwrap(),
+            theirs["fd"],
+            theirs["kind"].as_str().unwrap()
+        );
         assert!(text.contains(&line), "no {line:?} in {text}");
         if theirs["within"].is_number() {
             is_near(ours);

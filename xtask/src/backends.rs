@@ -35,8 +35,12 @@ pub(crate) struct Source {
 }
 
 /// Traces in, and out by its query interface.
-pub(crate) const JAEGER: Source =
-    Source { name: "jaeger", package: "github.com/jaegertracing/jaeger/cmd/all-in-one", version: "1.76.0", stripped: false };
+pub(crate) const JAEGER: Source = Source {
+    name: "jaeger",
+    package: "github.com/jaegertracing/jaeger/cmd/all-in-one",
+    version: "1.76.0",
+    stripped: false,
+};
 /// Metrics in, and out by its query language.
 pub(crate) const VICTORIA_METRICS: Source = Source {
     name: "victoria-metrics",

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use crate::binary::{Locking, LockingCode};
 use crate::detect::Degree;
 use crate::memory::{
-    Details, Goroutine, LONGEST, Lock, LockState, NEEDED, Prover, Reach, Reader, Runtime, RuntimeError, Snapshot,
-    Sought, Spans, Symbolizer, Target, Unproven, Wait, Want,
+    Details, Goroutine, LONGEST, Lock, LockState, NEEDED, Prover, Reach, Reader, Runtime, RuntimeError,
+    Snapshot, Sought, Spans, Symbolizer, Target, Unproven, Wait, Want,
 };
 use crate::model::{self, Evidence, WaitGraph};
 
@@ -170,9 +170,10 @@ pub fn find_rings<R: Reader>(
 /// freed by another that only reaches it.
 fn is_open(found: &Ring, graph: &WaitGraph, things: &[Waited]) -> bool {
     let by_pointer = |number: &usize| {
-        let is_lock = things.get(*number).and_then(|thing| thing.lock).is_some_and(|lock| {
-            matches!(lock.state, LockState::Mutex { .. } | LockState::RwMutex { .. })
-        });
+        let is_lock = things
+            .get(*number)
+            .and_then(|thing| thing.lock)
+            .is_some_and(|lock| matches!(lock.state, LockState::Mutex { .. } | LockState::RwMutex { .. }));
         let held = graph.things.get(*number).is_some_and(|node| {
             node.enders.values().any(|evidence| matches!(evidence, Evidence::Holds | Evidence::Before))
         });
@@ -280,7 +281,9 @@ fn sought<R: Reader>(runtime: &Runtime<'_, R>, thing: &Waited, spans: &Spans) ->
     let own = address..address.saturating_add(LOCK_SIZE);
     match spans.find(address) {
         // Small values without pointers share a block (`tinySpanClass`, runtime/mcache.go).
-        Some(object) if object.size == TINY && spans.all().get(object.span).is_some_and(|span| span.noscan) => {
+        Some(object)
+            if object.size == TINY && spans.all().get(object.span).is_some_and(|span| span.noscan) =>
+        {
             Sought { range: address..address + MUTEX_SIZE, variable: None }
         }
         Some(object) => {
@@ -293,7 +296,8 @@ fn sought<R: Reader>(runtime: &Runtime<'_, R>, thing: &Waited, spans: &Spans) ->
         None => {
             let linked = |at: u64| at.wrapping_sub(runtime.bias());
             let variable: Range<u64> = linked(own.start)..linked(own.end);
-            let is_variable = runtime.binary().variables().iter().any(|range| range.contains(&variable.start));
+            let is_variable =
+                runtime.binary().variables().iter().any(|range| range.contains(&variable.start));
             Sought { range: own, variable: is_variable.then_some(variable) }
         }
     }
@@ -310,7 +314,8 @@ struct Judge<'a, 'b, R> {
 
 impl<R: Reader> Judge<'_, '_, R> {
     fn graph(&mut self, things: &mut [Waited], reach: &Reach) -> WaitGraph {
-        let mut graph = WaitGraph { things: vec![model::Thing::default(); things.len()], ..WaitGraph::default() };
+        let mut graph =
+            WaitGraph { things: vec![model::Thing::default(); things.len()], ..WaitGraph::default() };
         let numbers: HashMap<Target, usize> =
             things.iter().enumerate().map(|(number, thing)| (thing.target, number)).collect();
         for (goid, wait) in &self.details.waits {
@@ -345,7 +350,8 @@ impl<R: Reader> Judge<'_, '_, R> {
                     continue;
                 };
                 let first = *own_frames.entry(g.goid).or_insert_with(|| self.first_own_frame(g));
-                if let Some(evidence) = self.evidence(&things[number], things, &numbers, g.goid, first, &reached.frames)
+                if let Some(evidence) =
+                    self.evidence(&things[number], things, &numbers, g.goid, first, &reached.frames)
                 {
                     seen.insert(g.goid, evidence);
                 }
@@ -379,7 +385,9 @@ impl<R: Reader> Judge<'_, '_, R> {
     fn first_own_frame(&mut self, g: &Goroutine) -> usize {
         let binary = self.runtime.binary();
         let waits = |name: &str| {
-            ["runtime.", "sync.", "internal/sync.", "internal/poll."].iter().any(|part| name.starts_with(part))
+            ["runtime.", "sync.", "internal/sync.", "internal/poll."]
+                .iter()
+                .any(|part| name.starts_with(part))
         };
         g.stack
             .pcs

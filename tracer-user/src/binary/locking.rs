@@ -120,7 +120,12 @@ fn sites(binary: &GoBinary, function: Function, targets: &[(u64, bool)]) -> (Vec
     for (range, name) in symbols.inlined_ranges(image, function) {
         let takes = TAKES.contains(&name);
         if takes || GIVES.contains(&name) {
-            sites.push(Site { start: range.start, end: range.end, line: own_line(binary, range.start), takes });
+            sites.push(Site {
+                start: range.start,
+                end: range.end,
+                line: own_line(binary, range.start),
+                takes,
+            });
         }
     }
     (sites, symbols.defers(image, function))

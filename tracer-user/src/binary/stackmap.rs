@@ -29,9 +29,8 @@ pub(crate) struct WordMask {
 impl WordMask {
     /// The numbers of the words that are pointers.
     pub(crate) fn pointers(&self) -> impl Iterator<Item = u64> {
-        let is_set = |word: &u32| {
-            self.bytes.get(*word as usize / 8).is_some_and(|byte| byte >> (word % 8) & 1 != 0)
-        };
+        let is_set =
+            |word: &u32| self.bytes.get(*word as usize / 8).is_some_and(|byte| byte >> (word % 8) & 1 != 0);
         (0..self.words).filter(is_set).map(u64::from)
     }
 }

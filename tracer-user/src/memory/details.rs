@@ -248,10 +248,11 @@ impl<R: Reader> Runtime<'_, R> {
         let size = when.max(period) as usize + 8;
         let parts: Vec<(u64, usize)> = addresses.iter().map(|address| (*address, size)).collect();
         let (bytes, read) = self.memory.read_batch(&parts).map_err(|e| self.read_error(e))?;
-        let timers = parts.iter().zip(bytes.chunks_exact(size)).zip(read).map(|(((address, _), timer), read)| {
-            (read && *address != 0)
-                .then(|| Timer { when_ns: u64_at(timer, when), period_ns: u64_at(timer, period) })
-        });
+        let timers =
+            parts.iter().zip(bytes.chunks_exact(size)).zip(read).map(|(((address, _), timer), read)| {
+                (read && *address != 0)
+                    .then(|| Timer { when_ns: u64_at(timer, when), period_ns: u64_at(timer, period) })
+            });
         Ok(timers.collect())
     }
 

@@ -101,7 +101,8 @@ impl Mark {
     }
 
     fn push_object(&mut self, object: Object) {
-        let (Some(span), Some(marks)) = (self.spans.all().get(object.span), self.marks.get_mut(object.span)) else {
+        let (Some(span), Some(marks)) = (self.spans.all().get(object.span), self.marks.get_mut(object.span))
+        else {
             return;
         };
         if !marks.reached.set(object.index, span.count()) {
@@ -126,7 +127,8 @@ impl Mark {
     pub(super) fn drain(&mut self, memory: &impl Reader) -> Result<(), ReadError> {
         let mut buffer = Vec::new();
         while let Some(at) = self.queue.pop_front() {
-            let (Some(span), Some(marks)) = (self.spans.all().get(at).copied(), self.marks.get_mut(at)) else {
+            let (Some(span), Some(marks)) = (self.spans.all().get(at).copied(), self.marks.get_mut(at))
+            else {
                 continue;
             };
             let mut pending = std::mem::take(&mut marks.pending);
@@ -223,7 +225,14 @@ mod tests {
 
     /// Objects of 64 bytes: each word as given, the rest zero.
     fn heap(words: &[(u64, usize, u64)]) -> (Mark, FakeMemory) {
-        let span = Span { start: BASE, limit: BASE + 8192, size: 64, multiplier: 1 << 26, noscan: false, specials: 0 };
+        let span = Span {
+            start: BASE,
+            limit: BASE + 8192,
+            size: 64,
+            multiplier: 1 << 26,
+            noscan: false,
+            specials: 0,
+        };
         let mut bytes = vec![0; 8192];
         for (object, word, value) in words {
             let at = (*object * 64) as usize + word * 8;
@@ -237,7 +246,8 @@ mod tests {
     #[test]
     fn what_a_chain_of_pointers_leads_to_is_reached_and_nothing_else() {
         // 0 points into the midst of 5, 5 to 7; 9 points to 11 and is reached by nothing.
-        let (mut mark, memory) = heap(&[(0, 3, BASE + 5 * 64 + 13), (5, 7, BASE + 7 * 64), (9, 0, BASE + 11 * 64)]);
+        let (mut mark, memory) =
+            heap(&[(0, 3, BASE + 5 * 64 + 13), (5, 7, BASE + 7 * 64), (9, 0, BASE + 11 * 64)]);
         mark.push(BASE + 8);
         mark.drain(&memory).unwrap();
         let reached: Vec<u64> = (0..128).filter(|i| mark.is_reached(BASE + i * 64) == Some(true)).collect();
@@ -248,7 +258,8 @@ mod tests {
 
     #[test]
     fn a_masked_word_is_no_pointer_and_rings_end() {
-        let (mut mark, memory) = heap(&[(0, 0, BASE + 64), (0, 1, BASE + 128), (1, 0, BASE), (2, 0, BASE + 192)]);
+        let (mut mark, memory) =
+            heap(&[(0, 0, BASE + 64), (0, 1, BASE + 128), (1, 0, BASE), (2, 0, BASE + 192)]);
         mark.mask(BASE + 8..BASE + 16);
         mark.push(BASE);
         mark.drain(&memory).unwrap();

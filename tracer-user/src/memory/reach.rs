@@ -176,7 +176,8 @@ impl<'a> Index<'a> {
             })
             .collect();
         by_start.sort_by_key(|(range, _)| range.start);
-        let variables = things.iter().enumerate().filter_map(|(number, thing)| Some((thing.variable.as_ref()?, number)));
+        let variables =
+            things.iter().enumerate().filter_map(|(number, thing)| Some((thing.variable.as_ref()?, number)));
         Self { by_start, variables: variables.collect() }
     }
 
@@ -211,7 +212,8 @@ mod tests {
     #[test]
     fn a_word_leads_to_all_things_whose_range_holds_it() {
         let sought = |range: Range<u64>| Sought { range, variable: None };
-        let things = [sought(0x1000..0x1040), sought(0x1000..0x1040), sought(0x1010..0x1011), sought(0x9000..0x9008)];
+        let things =
+            [sought(0x1000..0x1040), sought(0x1000..0x1040), sought(0x1010..0x1011), sought(0x9000..0x9008)];
         let index = Index::of(&things);
         let of = |word| {
             let mut found: Vec<usize> = index.of_word(word).collect();

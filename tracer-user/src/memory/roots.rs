@@ -77,7 +77,9 @@ impl<R: Reader> Runtime<'_, R> {
         let mut bytes = vec![0; len];
         match self.memory.read(address, &mut bytes) {
             Ok(()) => {}
-            Err(fatal @ (ReadError::Gone | ReadError::NotPermitted { .. })) => return Err(self.read_error(fatal)),
+            Err(fatal @ (ReadError::Gone | ReadError::NotPermitted { .. })) => {
+                return Err(self.read_error(fatal));
+            }
             Err(_) => return Ok(false),
         }
         bytes.chunks_exact(8).for_each(|word| mark.push(u64_at(word, 0)));
@@ -105,7 +107,9 @@ impl<R: Reader> Runtime<'_, R> {
     fn mark_specials(&self, mark: &mut Mark) -> Result<Result<(), Missing>, RuntimeError> {
         let layout = &self.binary.layout().special;
         let (Some(next), Some(offset), Some(kind)) = (layout.next, layout.offset, layout.kind) else {
-            return Ok(Err("where the runtime keeps what is special of objects is not known for this version"));
+            return Ok(Err(
+                "where the runtime keeps what is special of objects is not known for this version",
+            ));
         };
         let minor = self.binary.version().minor;
         // Kinds that keep something alive: finalizer, weak handle, cleanup (`_KindSpecial...`, runtime/mheap.go).
@@ -166,7 +170,9 @@ impl<R: Reader> Runtime<'_, R> {
         let mut bytes = vec![0; (hi - from) as usize];
         match self.memory.read(from, &mut bytes) {
             Ok(()) => {}
-            Err(fatal @ (ReadError::Gone | ReadError::NotPermitted { .. })) => return Err(self.read_error(fatal)),
+            Err(fatal @ (ReadError::Gone | ReadError::NotPermitted { .. })) => {
+                return Err(self.read_error(fatal));
+            }
             Err(_) => return Ok(false),
         }
         let copy = StackCopy { start: from, bytes: &bytes };
@@ -182,7 +188,8 @@ impl<R: Reader> Runtime<'_, R> {
     /// Deferred calls: those on the heap, and what those on the stack hold.
     fn mark_defers(&self, g: &[u8], mark: &mut Mark) {
         let layout = self.binary.layout();
-        let (Some(first), Some(size), Some(link)) = (layout.g.defer_, layout.defer.size, layout.defer.link) else {
+        let (Some(first), Some(size), Some(link)) = (layout.g.defer_, layout.defer.size, layout.defer.link)
+        else {
             return;
         };
         let mut at = u64_at(g, first);
@@ -266,7 +273,9 @@ impl<R: Reader> Runtime<'_, R> {
             if !(lo..hi).contains(&word) {
                 continue;
             }
-            let Some(found) = objects.partition_point(|(start, _)| *start <= word).checked_sub(1) else { continue };
+            let Some(found) = objects.partition_point(|(start, _)| *start <= word).checked_sub(1) else {
+                continue;
+            };
             let (start, size) = objects[found];
             if word < start + size && !std::mem::replace(&mut is_read[found], true) {
                 words.extend((0..size / 8).filter_map(|word| copy.word_at(start + word * 8)));

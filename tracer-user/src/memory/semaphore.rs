@@ -61,7 +61,7 @@ impl<R: Reader> Runtime<'_, R> {
         Ok(found.into_iter().map(only).collect())
     }
 
-    /// What goroutines wait on in `poll_runtime_pollWait` (runtime/netpoll.go, named internal/poll.runtime_pollWait): the
+    /// What goroutines wait on in `internal/poll.runtime_pollWait` (`poll_runtime_pollWait`, runtime/netpoll.go): the
     /// `pollDesc` is needed after the wait, so it is in the frame or with its arguments.
     pub(super) fn polls(
         &self,

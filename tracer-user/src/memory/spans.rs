@@ -36,7 +36,10 @@ impl Span {
     /// How many objects it has room for.
     #[must_use]
     pub const fn count(&self) -> u64 {
-        if self.size == 0 { 0 } else { (self.limit - self.start) / self.size }
+        match (self.limit - self.start).checked_div(self.size) {
+            Some(count) => count,
+            None => 0,
+        }
     }
 
     /// The number of the object that holds an address of the span.
@@ -149,7 +152,8 @@ impl<R: Reader> Runtime<'_, R> {
     /// [`RuntimeError`], also if what is read can't be a heap.
     pub fn spans(&self) -> Result<Option<Spans>, RuntimeError> {
         let layout = &self.binary.layout().mspan;
-        let (Some(mheap), Some(allspans)) = (self.binary.globals().optional.mheap, self.binary.layout().mheap.allspans)
+        let (Some(mheap), Some(allspans)) =
+            (self.binary.globals().optional.mheap, self.binary.layout().mheap.allspans)
         else {
             return Ok(None);
         };
@@ -196,7 +200,7 @@ impl<R: Reader> Runtime<'_, R> {
                 // A span that is being set up does not hold together.
                 let room = pages.checked_mul(PAGE).and_then(|len| found.start.checked_add(len));
                 if found.start == 0
-                    || found.start % PAGE != 0
+                    || !found.start.is_multiple_of(PAGE)
                     || found.size < 8
                     || found.limit <= found.start
                     || room.is_none_or(|end| found.limit > end)
@@ -209,7 +213,9 @@ impl<R: Reader> Runtime<'_, R> {
         }
         // A few change while they are read; with wrong offsets nearly all are wrong.
         if wrong * 8 > spans.len() {
-            return Err(self.no_heap(format!("{wrong} spans of {} do not hold together", spans.len() + wrong)));
+            return Err(
+                self.no_heap(format!("{wrong} spans of {} do not hold together", spans.len() + wrong))
+            );
         }
         Ok(Some(Spans::new(spans)))
     }

@@ -294,11 +294,18 @@ impl<'a> Unwinder<'a> {
     }
 
     /// All frames from `pc` and `sp` on, innermost first, as far as the copy goes; and whether that is all of them.
-    pub(super) fn frames(&mut self, pc: u64, sp: u64, exact: bool, copy: &StackCopy<'_>) -> (Vec<FrameAt>, bool) {
+    pub(super) fn frames(
+        &mut self,
+        pc: u64,
+        sp: u64,
+        exact: bool,
+        copy: &StackCopy<'_>,
+    ) -> (Vec<FrameAt>, bool) {
         let mut frames = Vec::new();
         let mut cursor = Cursor::new(pc, sp, exact);
         while frames.len() < MAX_DEPTH {
-            let (pc, start) = (Pc { address: cursor.pc.wrapping_sub(self.bias), exact: cursor.exact }, cursor.sp);
+            let (pc, start) =
+                (Pc { address: cursor.pc.wrapping_sub(self.bias), exact: cursor.exact }, cursor.sp);
             let end = self.advance(&mut cursor, copy);
             if end == Some(End::Lost) {
                 return (frames, false);

@@ -146,7 +146,8 @@ impl<'r, 'a, R: Reader> Prover<'r, 'a, R> {
         self.scans += 1;
         let before = std::mem::take(&mut self.streaks);
         for (goid, place) in &stranded {
-            let streak = before.get(goid).filter(|(known, _)| known == place).map_or(0, |(_, streak)| *streak);
+            let streak =
+                before.get(goid).filter(|(known, _)| known == place).map_or(0, |(_, streak)| *streak);
             self.streaks.insert(*goid, (place.clone(), streak + 1));
         }
         Ok(Ok(Scan { stranded, read_bytes: mark.read_bytes, reached_bytes: mark.reached_bytes }))
@@ -207,7 +208,9 @@ impl<R: Reader> Runtime<'_, R> {
             let (objects, waits_on_channels): (Vec<u64>, bool) = match wait {
                 Wait::Forever => (Vec::new(), true),
                 Wait::Channel(case) => (vec![case.channel], true),
-                Wait::Select { cases, left_out: 0 } => (cases.iter().map(|case| case.channel).collect(), true),
+                Wait::Select { cases, left_out: 0 } => {
+                    (cases.iter().map(|case| case.channel).collect(), true)
+                }
                 Wait::Semaphore(Some(address)) | Wait::Cond(Some(address)) => (vec![*address], false),
                 _ => return None,
             };
@@ -230,7 +233,9 @@ impl<R: Reader> Runtime<'_, R> {
         let read = |address: u64| self.memory.u64(address).map_err(|e| self.read_error(e));
         // The end of a stack is the begin of whatever lies behind it.
         let mask_g = |g: u64, mark: &mut Mark| {
-            for at in [Some(layout.g.stack_lo), Some(layout.g.stack_hi), layout.g.stktopsp].into_iter().flatten() {
+            for at in
+                [Some(layout.g.stack_lo), Some(layout.g.stack_hi), layout.g.stktopsp].into_iter().flatten()
+            {
                 mark.mask(field(g, at)..field(g, at) + 8);
             }
         };
@@ -323,9 +328,10 @@ impl<R: Reader> Runtime<'_, R> {
         mark: &mut Mark,
     ) -> Result<(), RuntimeError> {
         loop {
-            let (revived, still): (Vec<Candidate>, Vec<Candidate>) = std::mem::take(left)
-                .into_iter()
-                .partition(|candidate| candidate.place.objects.iter().any(|at| mark.is_reached(*at) != Some(false)));
+            let (revived, still): (Vec<Candidate>, Vec<Candidate>) =
+                std::mem::take(left).into_iter().partition(|candidate| {
+                    candidate.place.objects.iter().any(|at| mark.is_reached(*at) != Some(false))
+                });
             *left = still;
             if revived.is_empty() {
                 return Ok(());
@@ -376,8 +382,9 @@ impl<R: Reader> Runtime<'_, R> {
         let total: u64 = spans.iter().map(|span| (span.limit - span.start).next_multiple_of(8192)).sum();
         // Spans come and go while they are read.
         let slack = counted / 10 + (4 << 20);
-        Ok((total.abs_diff(counted) > slack)
-            .then(|| format!("the heap has {counted} bytes of spans by its own count, and {total} were found")))
+        Ok((total.abs_diff(counted) > slack).then(|| {
+            format!("the heap has {counted} bytes of spans by its own count, and {total} were found")
+        }))
     }
 
     /// Why what was reached can't be all: the collector found more alive.

@@ -3,6 +3,7 @@
 //! A goroutine is stuck where nothing that it waits on can be ended by one that is not stuck itself. A ring is a set of
 //! stuck goroutines that wait for each other.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 /// Why somebody is taken for one who could end a wait.
@@ -83,13 +84,15 @@ impl WaitGraph {
         let mut rings = Vec::new();
         let mut taken: HashSet<u64> = HashSet::new();
         for component in self.components(&stuck) {
-            let is_ring = component.len() > 1 || component.iter().any(|goid| self.next(*goid).any(|e| e.ender == *goid));
+            let is_ring = component.len() > 1
+                || component.iter().any(|goid| self.next(*goid).any(|e| e.ender == *goid));
             if !is_ring {
                 continue;
             }
             let set: BTreeSet<u64> = component.into_iter().collect();
             taken.extend(&set);
-            let things: BTreeSet<usize> = set.iter().filter_map(|goid| self.waits.get(goid)).flatten().copied().collect();
+            let things: BTreeSet<usize> =
+                set.iter().filter_map(|goid| self.waits.get(goid)).flatten().copied().collect();
             rings.push(Ring {
                 path: self.path(&set),
                 things: things.into_iter().collect(),
@@ -147,7 +150,12 @@ impl WaitGraph {
     fn next(&self, goid: u64) -> impl Iterator<Item = Edge> {
         self.waits.get(&goid).into_iter().flatten().flat_map(move |thing| {
             let enders = self.things.get(*thing).into_iter().flat_map(|known| &known.enders);
-            enders.map(move |(ender, evidence)| Edge { waiter: goid, thing: *thing, ender: *ender, evidence: *evidence })
+            enders.map(move |(ender, evidence)| Edge {
+                waiter: goid,
+                thing: *thing,
+                ender: *ender,
+                evidence: *evidence,
+            })
         })
     }
 
@@ -172,8 +180,7 @@ impl WaitGraph {
             stack.push(root);
             on_stack.insert(root);
             work.push((root, successors(root)));
-            loop {
-                let Some((goid, left)) = work.last_mut() else { break };
+            while let Some((goid, left)) = work.last_mut() {
                 let goid = *goid;
                 if let Some(next) = left.pop() {
                     if let Some((number, _)) = order.get(&next).copied() {
@@ -235,8 +242,8 @@ impl WaitGraph {
                     path.reverse();
                     return path;
                 }
-                if !from.contains_key(&edge.ender) {
-                    from.insert(edge.ender, edge);
+                if let Entry::Vacant(unseen) = from.entry(edge.ender) {
+                    unseen.insert(edge);
                     queue.push_back(edge.ender);
                 }
             }
@@ -293,7 +300,10 @@ mod tests {
             &[(7, &[0]), (9, &[1]), (1, &[2]), (2, &[3]), (3, &[4]), (20, &[0]), (21, &[0])],
         );
         let rings = graph.rings();
-        assert_eq!(rings.iter().map(|ring| ring.members.clone()).collect::<Vec<_>>(), [vec![1, 2, 3], vec![7, 9]]);
+        assert_eq!(
+            rings.iter().map(|ring| ring.members.clone()).collect::<Vec<_>>(),
+            [vec![1, 2, 3], vec![7, 9]]
+        );
         assert_eq!(rings[1].behind, [20, 21]);
         let around: Vec<(u64, u64)> = rings[0].path.iter().map(|edge| (edge.waiter, edge.ender)).collect();
         assert_eq!(around, [(1, 2), (2, 3), (3, 1)]);
@@ -304,7 +314,8 @@ mod tests {
         // A third one that runs, somebody unseen, and one that waits for something that will end.
         assert_eq!(members(&graph(&[(&[9, 5], false), (&[7], false)], &[(7, &[0]), (9, &[1])])), [[0; 0]; 0]);
         assert_eq!(members(&graph(&[(&[9], true), (&[7], false)], &[(7, &[0]), (9, &[1])])), [[0; 0]; 0]);
-        let third = graph(&[(&[9, 5], false), (&[7], false), (&[], true)], &[(7, &[0]), (9, &[1]), (5, &[2])]);
+        let third =
+            graph(&[(&[9, 5], false), (&[7], false), (&[], true)], &[(7, &[0]), (9, &[1]), (5, &[2])]);
         assert_eq!(members(&third), [[0; 0]; 0]);
         // One that waits for ever opens nothing.
         let forever = graph(&[(&[9, 5], false), (&[7], false)], &[(7, &[0]), (9, &[1]), (5, &[])]);

@@ -82,7 +82,11 @@ fn sockets(pid: u32) -> HashMap<u64, Descriptor> {
         (address.port() != 0 || !address.ip().is_unspecified()).then(|| address.to_string())
     };
     for kind in ["tcp", "tcp6"] {
-        let Some(TcpNetEntries(entries)) = list(pid, kind).and_then(|file| TcpNetEntries::from_read(file, current_system_info()).ok()) else { continue };
+        let Some(TcpNetEntries(entries)) =
+            list(pid, kind).and_then(|file| TcpNetEntries::from_read(file, current_system_info()).ok())
+        else {
+            continue;
+        };
         for entry in entries {
             let descriptor = Descriptor {
                 kind: kind.to_owned(),
@@ -94,7 +98,11 @@ fn sockets(pid: u32) -> HashMap<u64, Descriptor> {
         }
     }
     for kind in ["udp", "udp6"] {
-        let Some(UdpNetEntries(entries)) = list(pid, kind).and_then(|file| UdpNetEntries::from_read(file, current_system_info()).ok()) else { continue };
+        let Some(UdpNetEntries(entries)) =
+            list(pid, kind).and_then(|file| UdpNetEntries::from_read(file, current_system_info()).ok())
+        else {
+            continue;
+        };
         for entry in entries {
             let descriptor = Descriptor {
                 kind: kind.to_owned(),
@@ -105,7 +113,9 @@ fn sockets(pid: u32) -> HashMap<u64, Descriptor> {
             found.insert(entry.inode, descriptor);
         }
     }
-    if let Some(UnixNetEntries(entries)) = list(pid, "unix").and_then(|file| UnixNetEntries::from_read(file).ok()) {
+    if let Some(UnixNetEntries(entries)) =
+        list(pid, "unix").and_then(|file| UnixNetEntries::from_read(file).ok())
+    {
         for entry in entries {
             let descriptor = Descriptor {
                 kind: "unix".to_owned(),

@@ -41,7 +41,8 @@ pub(super) fn text(dump: &Dump<'_>, rings: &Rings, symbolizer: &mut Symbolizer) 
             }
         );
         for edge in found.ring.path.iter().take(STEPS) {
-            let _ = writeln!(out, "    goroutine {} waits for {},", edge.waiter, thing(dump, rings, edge.thing));
+            let _ =
+                writeln!(out, "    goroutine {} waits for {},", edge.waiter, thing(dump, rings, edge.thing));
             if let Some(g) = goroutines.get(&edge.waiter) {
                 let _ = writeln!(out, "        in {}", waits::place(dump, g, symbolizer));
             }
@@ -118,9 +119,14 @@ fn evidence(rings: &Rings, found: &Ring) -> String {
     }
     match &found.reach {
         Reached::ByNothing(scans) => {
-            let _ = write!(text, "; in {scans} scans of the heap in a row nothing that can run reached these things");
+            let _ = write!(
+                text,
+                "; in {scans} scans of the heap in a row nothing that can run reached these things"
+            );
         }
-        Reached::BySomething(_) => text.push_str("; not proved: other goroutines or variables reach these things"),
+        Reached::BySomething(_) => {
+            text.push_str("; not proved: other goroutines or variables reach these things");
+        }
         Reached::Unknown(why) => {
             let _ = write!(text, "; not proved: {}", printable(why));
         }
@@ -139,7 +145,9 @@ const fn disproof(degree: Degree) -> &'static str {
     match degree {
         Degree::Proved => "nothing",
         Degree::Confirmed => "a goroutine that unlocks what another one has locked",
-        Degree::Suspected => "a goroutine that reaches one of these things through the heap or a variable, and ends the wait",
+        Degree::Suspected => {
+            "a goroutine that reaches one of these things through the heap or a variable, and ends the wait"
+        }
     }
 }
 

@@ -168,7 +168,8 @@ impl Filter {
     }
 }
 
-const KNOWN: &str = "state=, reason=, func=PART, func~REGEX, label=KEY or label=KEY:VALUE, goid=, age>= and age<";
+const KNOWN: &str =
+    "state=, reason=, func=PART, func~REGEX, label=KEY or label=KEY:VALUE, goid=, age>= and age<";
 
 /// No alternatives are no condition.
 fn any<T>(alternatives: &[T], holds: impl Fn(&T) -> bool) -> bool {
@@ -209,9 +210,14 @@ mod tests {
         let filter = parse(r"state=waiting,func~^main\.(a|b){1,2}$").unwrap();
         assert_eq!(filter.states, ["waiting"]);
         assert!(filter.expressions[0].is_match("main.ab") && !filter.expressions[0].is_match("main.abc"));
-        assert!(parse(r"func~net/http\.\(\*conn\)\.serve").unwrap().expressions[0].is_match("net/http.(*conn).serve"));
+        assert!(
+            parse(r"func~net/http\.\(\*conn\)\.serve").unwrap().expressions[0]
+                .is_match("net/http.(*conn).serve")
+        );
         assert!(parse("func~a{1000}{1000}{1000}").unwrap_err().message.contains("size limit"));
-        for wrong in ["", "state", "state=", "age=3", "age>=x", "goid=a", "colour=red", "func~(", "func~a, func~("] {
+        for wrong in
+            ["", "state", "state=", "age=3", "age>=x", "goid=a", "colour=red", "func~(", "func~a, func~("]
+        {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
         assert!(parse("colour=red").unwrap_err().message.contains("reason="));

@@ -132,7 +132,9 @@ pub(super) fn place(dump: &Dump<'_>, g: &Goroutine, symbolizer: &mut Symbolizer)
     for pc in &g.stack.pcs {
         for frame in symbolizer.frames(dump.runtime.binary(), *pc).iter() {
             let name = frame.function.as_str();
-            let waits = ["sync.", "internal/", "reflect.", "time.", "net.", "os."].iter().any(|part| name.starts_with(part));
+            let waits = ["sync.", "internal/", "reflect.", "time.", "net.", "os."]
+                .iter()
+                .any(|part| name.starts_with(part));
             if text::is_shown(frame) && !waits {
                 return format!("{}  {}:{}", printable(name), printable(&frame.file), frame.line);
             }
@@ -302,7 +304,8 @@ fn ends_by(dump: &Dump<'_>, thing: &Thing<'_>) -> &'static str {
     match (thing.target, thing.lock.map(|lock| lock.state)) {
         // Two parked goroutines never face each other across a channel: the second would have served the first.
         (Target::Channel(at), _)
-            if thing.send == 0 && dump.details.channels.get(&at).is_some_and(|channel| channel.timer.is_some()) =>
+            if thing.send == 0
+                && dump.details.channels.get(&at).is_some_and(|channel| channel.timer.is_some()) =>
         {
             "its timer"
         }
