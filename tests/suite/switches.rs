@@ -183,6 +183,7 @@ fn traced(all: &[Transition], from_ns: u64, to_ns: u64, coroutines: bool) -> BTr
 }
 
 /// Where the trace and gotrail differ, but for what can't be seen.
+#[expect(clippy::print_stdout, reason = "what no probe sees is counted for who reads the result")]
 fn differences(all: &[Transition], summary: &Value, coroutines: bool) -> Vec<String> {
     let stretch = &summary["stretches"][0];
     let (from, to) = (number(stretch, "/begin_ns").unwrap(), number(stretch, "/end_ns").unwrap());
