@@ -70,11 +70,8 @@ fn root_cost_1_programs_are_small_for_the_verifier_and_told_in_a_table() {
                 continue;
             }
             let name = if is_switches { format!("{} ({as_what})", program.name) } else { program.name };
-            let run = if program.runs == 0 {
-                "not run".to_owned()
-            } else {
-                (program.run_time_ns / program.runs).to_string()
-            };
+            let run = program.run_time_ns.checked_div(program.runs);
+            let run = run.map_or_else(|| "not run".to_owned(), |ns| ns.to_string());
             println!(
                 "| `{name}` | {} | {} | {} | {:.1} | {run} |",
                 program.instructions,

@@ -158,7 +158,9 @@ struct Blind {
 fn traced(all: &[Transition], from_ns: u64, to_ns: u64, coroutines: bool) -> BTreeMap<u64, (Counts, Blind)> {
     let mut by: BTreeMap<u64, (Counts, Blind)> = BTreeMap::new();
     let mut handed_over: BTreeMap<u64, bool> = BTreeMap::new();
-    for one in all.iter().filter(|one| one.time_ns >= from_ns && one.time_ns <= to_ns) {
+    // Each second the trace says of all where they are: that is no transition.
+    let real = all.iter().filter(|one| one.from != one.to);
+    for one in real.filter(|one| one.time_ns >= from_ns && one.time_ns <= to_ns) {
         let first = !by.contains_key(&one.goid);
         let (counts, blind) = by.entry(one.goid).or_default();
         match (one.from.as_str(), one.to.as_str()) {
@@ -181,6 +183,7 @@ fn traced(all: &[Transition], from_ns: u64, to_ns: u64, coroutines: bool) -> BTr
 }
 
 /// Where the trace and gotrail differ, but for what can't be seen.
+#[expect(clippy::print_stdout, reason = "what no probe sees is counted for who reads the result")]
 fn differences(all: &[Transition], summary: &Value, coroutines: bool) -> Vec<String> {
     let stretch = &summary["stretches"][0];
     let (from, to) = (number(stretch, "/begin_ns").unwrap(), number(stretch, "/end_ns").unwrap());

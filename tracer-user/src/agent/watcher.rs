@@ -436,7 +436,11 @@ impl Watcher {
                     switches.add_waits(site, &SiteWaits { until_run: times, ..SiteWaits::default() });
                 }
                 _ => {
-                    switches.latency.entry((key.reason != 0).then_some(key.reason)).or_default().merge(&times)
+                    switches
+                        .latency
+                        .entry((key.reason != 0).then_some(key.reason))
+                        .or_default()
+                        .merge(&times);
                 }
             }
         }
