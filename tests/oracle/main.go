@@ -59,6 +59,7 @@ var globals = map[string]bool{
 	"runtime.allgs": true, "runtime.allp": true, "runtime.allm": true, "runtime.sched": true,
 	"runtime.gcController": true, "runtime.memstats": true, "runtime.gcphase": true,
 	"runtime.waitReasonStrings": true,
+	"runtime.mheap_":            true, "runtime.allfin": true, "runtime.gcCleanups": true,
 }
 
 func main() {

@@ -168,6 +168,7 @@ fn check_raw(raw: &str, build: &Build) {
 }
 
 /// What parses the tracebacks of Go for a living; `None` where it can't be had here, which is said.
+#[expect(clippy::print_stdout, reason = "who reads the result must see what it does not cover")]
 pub(crate) fn panicparse(folder: &Path) -> Option<PathBuf> {
     const PARSER: &str = "github.com/maruel/panicparse/v2/cmd/pp@v2.5.0";
     match gotool::install(folder, PARSER) {
