@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::pace::Pace;
-use crate::memory::{Source, monotonic_ns};
 use crate::memory::{Look, Ms, ReadError, Runtime, RuntimeError, Sampler};
+use crate::memory::{Source, monotonic_ns};
 use crate::model::{Class, OnCpu, Wall};
 use crate::probe::{Accounting, CpuSamples};
 use crate::target::{Exit, Target, Watch, thread_ids};

@@ -130,16 +130,6 @@ impl Globals {
         }
         let [allgs, allp, allm, sched, gc_controller, memstats, gcphase] = found;
         let optional = OptionalGlobals::by_code(image, symbols, layout);
-        Ok(Self {
-            allgs,
-            allp,
-            allm,
-            sched,
-            gc_controller,
-            memstats,
-            gcphase,
-            optional,
-            from_code: true,
-        })
+        Ok(Self { allgs, allp, allm, sched, gc_controller, memstats, gcphase, optional, from_code: true })
     }
 }

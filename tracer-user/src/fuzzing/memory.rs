@@ -303,7 +303,13 @@ fn look(runtime: &Runtime<'_, Lies<'_>>, honest: bool) {
         }
         Err(error) => said(&error),
     }
-    match runtime.snapshot_with(Want { waits: true, labels: true, origins: true, places: true, no_stacks: false }) {
+    match runtime.snapshot_with(Want {
+        waits: true,
+        labels: true,
+        origins: true,
+        places: true,
+        no_stacks: false,
+    }) {
         Ok((snapshot, details)) => {
             look_closer(runtime, &details, honest);
             let mut symbolizer = Symbolizer::default();

@@ -157,8 +157,8 @@ impl<R: Reader> Runtime<'_, R> {
         else {
             return Ok(None);
         };
-        let (Some(size), Some(start), Some(npages), Some(elemsize), Some(limit)) =
-            (layout.size, layout.start_addr, layout.npages, layout.elemsize, layout.limit)
+        let (Some(start), Some(npages), Some(elemsize), Some(limit)) =
+            (layout.start_addr, layout.npages, layout.elemsize, layout.limit)
         else {
             return Ok(None);
         };
@@ -167,6 +167,8 @@ impl<R: Reader> Runtime<'_, R> {
         else {
             return Ok(None);
         };
+        let fields = [start, npages, elemsize, limit, div_mul, spanclass, state, specials];
+        let size = fields.into_iter().max().unwrap_or(0) + 8;
         let mut header = [0; 16];
         let at = field(self.global(mheap), allspans);
         self.memory.read(at, &mut header).map_err(|e| self.read_error(e))?;

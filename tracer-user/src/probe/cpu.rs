@@ -14,7 +14,8 @@ use aya::programs::perf_event::{
 use aya::util::online_cpus;
 use tracer_ebpf::{
     GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_COUNTERS, MAP_EVENTS, MAP_OPEN_WAITS,
-    MAP_PROCESSES, MAP_STACKS, MAP_SUMS, MAP_THREADS, MAX_THREADS, Probe, ProbeCounters, ProcConfig, TIER_CPU,
+    MAP_PROCESSES, MAP_STACKS, MAP_SUMS, MAP_THREADS, MAX_THREADS, Probe, ProbeCounters, ProcConfig,
+    TIER_CPU,
 };
 
 use super::config::{Wire, config};

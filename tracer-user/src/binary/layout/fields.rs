@@ -275,8 +275,6 @@ layout! {
         cleanups_queued: Option<u32> = ["cleanupsQueued"],
         /// How it works for the collector: 0 not, 1 dedicated, 2 fractional, 3 idle; a word.
         gc_mark_worker_mode: Option<u32> = ["gcMarkWorkerMode"],
-        /// The structure's size.
-        size: Option<u32> = [SIZE],
         /// The buffer of the write barrier, a `wbBuf`.
         wb_buf: Option<u32> = ["wbBuf"],
         /// The value of `schedtick` that the monitor has seen, 32 bits.
@@ -626,8 +624,6 @@ layout! {
         when: Option<u32> = ["when"],
         /// The time between two times that it fires; 0 if it fires once.
         period: Option<u32> = ["period"],
-        /// What its function is called with, an interface.
-        arg: Option<u32> = ["arg"],
     }
 
     /// A descriptor that the network poller watches: `runtime.pollDesc` (netpoll.go).
@@ -678,14 +674,10 @@ layout! {
 
     /// A run of pages: `runtime.mspan` (mheap.go).
     mspan: MspanLayout = "runtime.mspan" {
-        /// The structure's size.
-        size: Option<u32> = [SIZE],
         /// The address of its first byte.
         start_addr: Option<u32> = ["startAddr"],
         /// The number of its pages of 8192 bytes.
         npages: Option<u32> = ["npages"],
-        /// The number of its objects: 64 bits to Go 1.21, then 16.
-        nelems: Option<u32> = ["nelems"],
         /// The multiplier that divides by the size of its objects, 32 bits.
         div_mul: Option<u32> = ["divMul"],
         /// Twice its size class, and 1 if its objects hold no pointers; 8 bits.

@@ -7,9 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
 
-use gotrail::memory::{
-    Direction, Goroutine, Holders, Lock, LockState, Symbolizer, Target, Timer, Wait,
-};
+use gotrail::memory::{Direction, Goroutine, Holders, Lock, LockState, Symbolizer, Target, Timer, Wait};
 use gotrail::text::{duration, printable};
 use serde_json::{Value, json};
 
@@ -260,7 +258,8 @@ fn what(dump: &Dump<'_>, thing: &Thing<'_>) -> String {
             if thing.in_select != 0 {
                 ways.push(format!("{} in a select", thing.in_select));
             }
-            let fires = known.and_then(|channel| channel.timer).map(|timer| fires(dump, timer)).unwrap_or_default();
+            let fires =
+                known.and_then(|channel| channel.timer).map(|timer| fires(dump, timer)).unwrap_or_default();
             format!("on channel {address} ({kind}{fires}): {}", ways.join(", "))
         }
         (_, Some(lock)) => {

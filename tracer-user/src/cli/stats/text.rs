@@ -178,16 +178,22 @@ fn bytes_or_off(value: u64) -> String {
 }
 
 fn memory(report: &Report<'_>, out: &mut String) {
-    let process = report.memory.map_or_else(|| "how much is in RAM is not known".to_owned(), |memory| {
-        let swap =
-            if memory.swap == 0 { String::new() } else { format!(", {} swapped out", bytes(memory.swap)) };
-        format!(
-            "{} in RAM: {} anonymous, {} of files{swap}",
-            bytes(memory.rss),
-            bytes(memory.anon),
-            bytes(memory.file + memory.shmem)
-        )
-    });
+    let process = report.memory.map_or_else(
+        || "how much is in RAM is not known".to_owned(),
+        |memory| {
+            let swap = if memory.swap == 0 {
+                String::new()
+            } else {
+                format!(", {} swapped out", bytes(memory.swap))
+            };
+            format!(
+                "{} in RAM: {} anonymous, {} of files{swap}",
+                bytes(memory.rss),
+                bytes(memory.anon),
+                bytes(memory.file + memory.shmem)
+            )
+        },
+    );
     line!(out, "\nmemory       {process}");
     let Some(heap) = &report.stats.heap else { return };
     let marked = report.stats.collector.heap_marked;
