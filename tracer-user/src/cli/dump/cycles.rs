@@ -143,7 +143,9 @@ fn things<'a>(rings: &'a Rings, found: &'a Ring) -> impl Iterator<Item = &'a Wai
 
 const fn disproof(degree: Degree) -> &'static str {
     match degree {
-        Degree::Proved => "nothing",
+        Degree::Proved => {
+            "a pointer to these things where Go's own collector would not see one either: in C memory, or as a number"
+        }
         Degree::Confirmed => "a goroutine that unlocks what another one has locked",
         Degree::Suspected => {
             "a goroutine that reaches one of these things through the heap or a variable, and ends the wait"
