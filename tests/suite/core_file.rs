@@ -46,15 +46,16 @@ fn tracebacks(answer: &Answer) -> &str {
     &answer.output[begin..]
 }
 
-/// What of a goroutine can't change while it is parked, and is no time.
+/// What of a goroutine can't change while it is parked, and is no time. What a descriptor is, the kernel knows of the
+/// living alone.
 fn lasting(goroutine: &Value) -> Value {
     let mut lasting = goroutine.clone();
     for time in ["wait_since_ns", "wait_for_ns", "wait_for_at_least_ns"] {
         lasting[time] = Value::Null;
     }
     if !lasting["wait"].is_null() {
-        for time in ["until", "remaining_ns"] {
-            lasting["wait"][time] = Value::Null;
+        for gone in ["until", "remaining_ns", "file"] {
+            lasting["wait"][gone] = Value::Null;
         }
     }
     lasting

@@ -52,6 +52,7 @@ pub(super) fn text(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> String {
 fn what(dump: &Dump<'_>, poll: Poll) -> String {
     let mut text = format!("{} of fd {}", poll.mode(), poll.fd);
     match dump.files.get(&poll.fd) {
+        None if dump.subject.core().is_some() => text.push_str(" (what it was is not in a core file)"),
         None => text.push_str(", which is not open any more or can't be looked at"),
         Some(Descriptor { kind, local, remote, state }) => {
             let _ = write!(text, ", {}", printable(kind));
