@@ -26,7 +26,8 @@ const ATTEMPTS: u32 = 3;
 /// Runs `switches` while its switches are observed.
 fn watch(build: &Build, arguments: &[&str], attach: &[&str]) -> (Value, Report) {
     let mut target = build.start_ready(arguments).unwrap();
-    let options = [&["--budget", "100", "--switches", "60s"], attach].concat();
+    // Room for all of it: what is lost where there is none is another test.
+    let options = [&["--budget", "100", "--switches", "60s", "--ring-kib", "65536"], attach].concat();
     let attach = Attach::start(target.pid(), &options).unwrap();
     target.tell("").unwrap();
     let own = target

@@ -46,10 +46,22 @@ const ARCHITECTURES: [&str; 2] = ["amd64", "arm64"];
 const KNOWN: [(u16, u16); 10] =
     [(18, 10), (19, 13), (20, 14), (21, 13), (22, 12), (23, 12), (24, 13), (25, 14), (26, 11), (27, 4)];
 
-/// Names every structure of the table, so that the linker keeps all their types.
+/// Names every structure of the table, so that the linker keeps all their types, and reads from a pipe with a deadline,
+/// so that it keeps the network poller.
 const PROGRAM: &str = "package main
 
+import (
+	\"os\"
+	\"time\"
+)
+
 func main() {
+	r, w, err := os.Pipe()
+	if err != nil || r.SetReadDeadline(time.Now()) != nil {
+		os.Exit(1)
+	}
+	r.Read(make([]byte, 1))
+	w.Close()
 	work, stop := make(chan int), make(chan struct{})
 	go func() {
 		work <- 1

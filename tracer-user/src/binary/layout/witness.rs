@@ -17,10 +17,10 @@ use super::super::symbols::Symbols;
 use super::super::version::GoVersion;
 use super::{Layout, LayoutSource, table};
 
-/// Functions of the runtime that every program has, and that together use every field of [`Layout`]: goroutines
-/// and stacks, Ms, Ps, the scheduler, channels and sudogs, the collector, panics, signals, timers, the poller, ancestors,
-/// the heap and its spans, and what is counted of all that.
-const WITNESSES: [&str; 84] = [
+/// Functions of the runtime that every program has, or that every program has that reads files or sockets, and that
+/// together use every field of [`Layout`]: goroutines and stacks, Ms, Ps, the scheduler, channels and sudogs, the
+/// collector, panics, signals, timers, the poller, ancestors, the heap and its spans, and what is counted of all that.
+const WITNESSES: [&str; 87] = [
     "runtime.newproc1",
     "runtime.casgstatus",
     "runtime.gopark",
@@ -102,6 +102,9 @@ const WITNESSES: [&str; 84] = [
     "runtime.(*p).destroy",
     "runtime.netpollready",
     "runtime.netpollblock",
+    "internal/poll.runtime_pollOpen",
+    "internal/poll.runtime_pollReset",
+    "internal/poll.runtime_pollSetDeadline",
     "runtime.printAncestorTraceback",
     "runtime.addspecial",
     "runtime.wbBufFlush1",
