@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 
 use gotrail::binary::GoBinary;
-use gotrail::fuzzing::{Base, Honest, dwarf_only, overlay};
+use gotrail::fuzzing::{Base, Honest, core_base, dwarf_only, overlay};
 
 /// Names the folder of the real files.
 const FOLDER: &str = "GOTRAIL_FUZZ_BASES";
@@ -37,6 +37,8 @@ pub static DWARF: LazyLock<Vec<Base>> = LazyLock::new(|| {
     }
     bases
 });
+/// A core file.
+pub static CORES: LazyLock<Vec<Base>> = LazyLock::new(|| vec![core_base()]);
 /// Processes of the programs that are understood.
 pub static PROCESSES: LazyLock<Vec<Honest<'static>>> = LazyLock::new(|| {
     static UNDERSTOOD: LazyLock<Vec<GoBinary>> = LazyLock::new(|| {

@@ -59,6 +59,10 @@ var globals = map[string]bool{
 	"runtime.allgs": true, "runtime.allp": true, "runtime.allm": true, "runtime.sched": true,
 	"runtime.gcController": true, "runtime.memstats": true, "runtime.gcphase": true,
 	"runtime.waitReasonStrings": true,
+	"runtime.work": true, "runtime.mheap_": true, "runtime.gcCPULimiter": true,
+	"runtime.startingStackSize": true, "runtime.ncgocall": true, "runtime.finq": true,
+	"runtime.finqueued": true, "runtime.finexecuted": true, "runtime.gcCleanups": true,
+	"runtime.allfin": true,
 }
 
 func main() {

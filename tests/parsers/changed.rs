@@ -4,7 +4,9 @@ use std::fmt;
 use std::fs;
 
 use gotrail::binary::GoBinary;
-use gotrail::fuzzing::{self, Base, Honest, Random, dwarf_only, memory_input, overlay, overlay_input};
+use gotrail::fuzzing::{
+    self, Base, Honest, Random, core_base, dwarf_only, memory_input, overlay, overlay_input,
+};
 use gotrail_tests::env::Need;
 use gotrail_tests::fixture::{Build, Cell, OLDEST_AND_NEWEST, builds, cells, each};
 use gotrail_tests::needs;
@@ -80,6 +82,19 @@ fn fail_1_no_change_of_dwarf_breaks_its_reading() {
         let bytes = overlay(&bases, &input).unwrap();
         bounded(&case.to_string(), bytes.len(), || fuzzing::layout_dwarf(&bytes));
     });
+}
+
+#[test]
+fn fail_1_no_change_of_a_core_file_breaks_its_reading() {
+    let bases = [core_base()];
+    assert!(fuzzing::core_file(bases[0].bytes()), "it is not read as it is");
+    let mut read = 0;
+    for turn in 0..3000 {
+        let input = overlay_input(&mut Random::new(turn), 0);
+        let bytes = overlay(&bases, &input).unwrap();
+        read += u32::from(bounded(&turn.to_string(), bytes.len(), || fuzzing::core_file(&bytes)));
+    }
+    assert!((100..3000).contains(&read), "{read} of them were read");
 }
 
 #[test]

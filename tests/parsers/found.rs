@@ -30,6 +30,7 @@ fn fail_1_what_broke_a_parser_once_breaks_none_again() {
         + check("events", fuzzing::events)
         + check("proc_text", fuzzing::proc_text)
         + check("program", |input| _ = fuzzing::program(input.into()))
+        + check("core_file", |input| _ = fuzzing::core_file(input))
         + check("build_info", |input| _ = fuzzing::build_info(input))
         + check("layout_dwarf", |input| _ = fuzzing::layout_dwarf(input));
     assert!(count > 0, "no input was kept");

@@ -320,8 +320,12 @@ impl Report {
             let [hits, delivered, received, lost] =
                 ["/hits", "/delivered", "/received", "/lost"].map(|field| number(probe, field));
             let row = [hits?, delivered?, received?, lost?];
-            ensure!(row[0] == row[1] + row[3], "hits are not delivered + lost: {probe}");
+            let aside = number(probe, "/summed")? + number(probe, "/skipped")?;
+            ensure!(row[0] == row[1] + aside + row[3], "hits are not delivered, set aside or lost: {probe}");
             ensure!(row[1] == row[2], "delivered is not received: {probe}");
+            let causes = ["/lost_ring", "/lost_map", "/faulted"].map(|cause| number(probe, cause));
+            let [ring, map, faulted] = causes;
+            ensure!(row[3] >= ring? + map? + faulted?, "lost is less than its causes: {probe}");
             sums.iter_mut().zip(row).for_each(|(sum, n)| *sum += n);
         }
         let total = [

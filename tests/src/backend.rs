@@ -103,9 +103,17 @@ impl Etcd {
     /// # Errors
     /// It does not.
     pub fn start() -> Result<Self> {
+        Self::start_build("etcd")
+    }
+
+    /// Starts one of its builds, `etcd` or `etcd-stripped`, and waits until it answers.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn start_build(name: &str) -> Result<Self> {
         let [address, peers] = free_addresses()?;
         let data = Scratch::new("etcd")?;
-        let mut command = Command::new(env::backend("etcd")?);
+        let mut command = Command::new(env::backend(name)?);
         command.args([
             "--name=one".to_owned(),
             format!("--data-dir={}", data.path().join("data").display()),

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 const PROG_GET_NEXT_ID: libc::c_int = 11;
 const PROG_GET_FD_BY_ID: libc::c_int = 13;
 const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
+const ENABLE_STATS: libc::c_int = 32;
 
 /// The member of `union bpf_attr` that the commands `*_GET_*_ID` use.
 #[repr(C)]
@@ -48,8 +49,15 @@ struct ProgramInfo {
     map_count: u32,
     map_ids: u64,
     name: [u8; 16],
+    /// What is of other kinds of programs, and lists that are not asked for.
+    between: [u64; 14],
+    run_time_ns: u64,
+    run_count: u64,
+    recursion_misses: u64,
+    verified_instructions: u32,
+    attach_btf_object: u32,
 }
-const _: () = assert!(size_of::<ProgramInfo>() == 80);
+const _: () = assert!(size_of::<ProgramInfo>() == 224);
 
 /// A loaded program.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -58,6 +66,33 @@ pub struct Program {
     pub id: u32,
     /// Its name, cut to 15 bytes.
     pub name: String,
+    /// Its instructions, as the kernel has them after verification.
+    pub instructions: u32,
+    /// Bytes of machine code that they were compiled to.
+    pub machine_code: u32,
+    /// Instructions that the verifier looked at, each as often as it did; 0 before Linux 5.16.
+    pub verified: u32,
+    /// How often it ran while statistics were on.
+    pub runs: u64,
+    /// How long that took, ns.
+    pub run_time_ns: u64,
+}
+
+/// Statistics of all programs' runs are on while this lives.
+#[derive(Debug)]
+pub struct Statistics(#[expect(dead_code, reason = "held open, not looked at")] OwnedFd);
+
+impl Statistics {
+    /// Switches them on.
+    ///
+    /// # Errors
+    /// The kernel does not.
+    pub fn on() -> Result<Self> {
+        // The member of `union bpf_attr` has one field: BPF_STATS_RUN_TIME, 0.
+        let fd = call(ENABLE_STATS, &mut 0_u32).context("switched the statistics of eBPF programs on")?;
+        // SAFETY: the kernel has just made this descriptor, and nobody else knows it.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
+    }
 }
 
 fn call<T>(command: libc::c_int, attribute: &mut T) -> io::Result<i32> {
@@ -126,7 +161,15 @@ pub fn program(id: u32) -> Result<Option<Program>> {
     };
     call(OBJ_GET_INFO_BY_FD, &mut attribute).with_context(told)?;
     let name = CStr::from_bytes_until_nul(&info.name).with_context(told)?;
-    Ok(Some(Program { id, name: name.to_string_lossy().into_owned() }))
+    Ok(Some(Program {
+        id,
+        name: name.to_string_lossy().into_owned(),
+        instructions: info.translated_length / 8,
+        machine_code: info.jited_length,
+        verified: info.verified_instructions,
+        runs: info.run_count,
+        run_time_ns: info.run_time_ns,
+    }))
 }
 
 /// The ids of the programs that a process holds, by a descriptor of the program or of a link to it.

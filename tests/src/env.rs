@@ -1,8 +1,8 @@
 //! Where things are, and what this machine lets a test do.
 //!
 //! `GOTRAIL_BIN` is the program under test, `GOTRAIL_FIXTURES` and `GOTRAIL_BACKENDS` name JSON lists of what it
-//! is tested on, `GOTRAIL_ORACLE` is a program that knows the truth about executables. Where something is missing a
-//! test is skipped by name, with the reason; with `CI=true` or `GOTRAIL_REQUIRE` set everything is known to be there,
+//! is tested on, `GOTRAIL_ORACLE` is a program that knows the truth about executables, `GOTRAIL_STACKPARSE` one that reads
+//! tracebacks as other tools do. Where something is missing a test is skipped by name, with the reason; with `CI=true` or `GOTRAIL_REQUIRE` set everything is known to be there,
 //! and a test that would be skipped fails instead.
 
 use std::env;
@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::bpf;
+use crate::core_file;
 use crate::gotool;
 
 /// Names the list of emulated machines that were run.
@@ -26,6 +27,8 @@ pub enum Need {
     Fixtures,
     /// The program that knows what is true of an executable.
     Oracle,
+    /// The program that reads tracebacks as other tools do.
+    StackParser,
     /// A Go toolchain.
     Go,
     /// Root, and a kernel that lets it load eBPF programs.
@@ -34,6 +37,10 @@ pub enum Need {
     Backend(&'static str),
     /// A kernel thread that can be seen from here: not in a container.
     KernelThread,
+    /// A kernel that writes core files where a process runs.
+    Cores,
+    /// gdb's gcore.
+    Gcore,
     /// What an emulated machine wrote on its console.
     Machine(&'static str),
 }
@@ -46,10 +53,13 @@ impl Need {
                 gotrail().and_then(|_| list("GOTRAIL_FIXTURES")).err().map(|e| format!("{e:#}"))
             }
             Self::Oracle => oracle().err().map(|e| format!("{e:#}")),
+            Self::StackParser => stack_parser().err().map(|e| format!("{e:#}")),
             Self::Go => gotool::go().err().map(|e| format!("{e:#}")),
             Self::Root => no_root().or_else(no_bpf),
             Self::KernelThread => no_kernel_thread(),
             Self::Backend(name) => backend(name).err().map(|e| format!("{e:#}")),
+            Self::Cores => core_file::kernel_lacks(),
+            Self::Gcore => core_file::gcore_lacks(),
             Self::Machine(name) => no_machine(name),
         }
     }
@@ -99,11 +109,18 @@ pub fn skip(path: &str, needs: &[Need]) -> bool {
     // The path of a function inside the test: `suite::counts::root_x::here`.
     let name = path.strip_suffix("::here").unwrap_or(path);
     let name = name.split_once("::").map_or(name, |(_, name)| name);
-    // Where a machine was made for these tests, it may still be a container. Which emulated ones are run is for
-    // the task runner to say, which fails itself where one that it was told to run can't be made.
+    // Where a machine was made for these tests, it may still be a container, whose kernel's settings are the host's.
+    // Which emulated ones are run is for the task runner to say, which fails itself where one that it was told to run
+    // can't be made.
     let may_lack = match need {
-        Need::KernelThread | Need::Machine(_) => true,
-        Need::Fixtures | Need::Oracle | Need::Go | Need::Root | Need::Backend(_) => false,
+        Need::KernelThread | Need::Machine(_) | Need::Cores => true,
+        Need::Fixtures
+        | Need::Oracle
+        | Need::StackParser
+        | Need::Go
+        | Need::Root
+        | Need::Backend(_)
+        | Need::Gcore => false,
     };
     if is_everything_required() && !may_lack {
         panic!("{name} can't run, although everything is required here: {why}");
@@ -137,6 +154,14 @@ pub fn gotrail() -> Result<PathBuf> {
 /// It is not named, or not there.
 pub fn oracle() -> Result<PathBuf> {
     path("GOTRAIL_ORACLE")
+}
+
+/// The program that reads tracebacks as other tools do.
+///
+/// # Errors
+/// It is not named, or not there.
+pub fn stack_parser() -> Result<PathBuf> {
+    path("GOTRAIL_STACKPARSE")
 }
 
 /// The newest Go's own `go`.

@@ -14,6 +14,8 @@ pub struct Goroutine {
     pub calls: Vec<Call>,
     /// The go statement that made it: `main.start in goroutine 1`, and where.
     pub created: Option<Call>,
+    /// The lines about its ancestors, with `GODEBUG=tracebackancestors=N`.
+    pub ancestors: Vec<String>,
 }
 
 /// One call.
@@ -43,9 +45,16 @@ fn goroutine(block: &str) -> Result<(u64, Goroutine)> {
     let head = lines.next().and_then(|line| line.strip_prefix("goroutine ")).context("no head")?;
     let (id, state) = head.split_once(" [").context("no state")?;
     let state = state.strip_suffix("]:").context("the state does not end")?;
+    // With `SetTraceback("system")`: `3 gp=0xc000002000 m=nil`.
+    let id = id.split(' ').next().unwrap_or_default();
     let state: Vec<&str> = state.split(", ").filter(|part| !part.ends_with(" minutes")).collect();
     let (mut calls, mut created) = (Vec::new(), None);
+    let mut ancestors = Vec::new();
     while let Some(line) = lines.next() {
+        if line.starts_with("[originating from goroutine ") {
+            ancestors.extend([line].into_iter().chain(&mut lines).map(str::to_owned));
+            break;
+        }
         let place = lines
             .next()
             .and_then(|line| line.strip_prefix('\t'))
@@ -57,7 +66,7 @@ fn goroutine(block: &str) -> Result<(u64, Goroutine)> {
         }
     }
     let id = id.parse().context("the id is no number")?;
-    Ok((id, Goroutine { state: state.join(", "), calls, created }))
+    Ok((id, Goroutine { state: state.join(", "), calls, created, ancestors }))
 }
 
 /// `net.(*netFD).accept` of `net.(*netFD).accept(0xc000122000)`: arguments may hold braces but no parentheses.

@@ -20,7 +20,12 @@ fn start(build: &Build) -> Process {
 }
 
 fn own_dump(target: &mut Process) -> BTreeMap<u64, Goroutine> {
-    target.tell("dump").unwrap();
+    own_stacks(target, "dump")
+}
+
+/// What a program says of its goroutines when it is told so.
+pub(crate) fn own_stacks(target: &mut Process, command: &str) -> BTreeMap<u64, Goroutine> {
+    target.tell(command).unwrap();
     target.await_output("`BEGIN`", |line| (line == "BEGIN").then_some(())).unwrap();
     let mut text = String::new();
     target
@@ -63,6 +68,9 @@ pub(crate) fn differences(
         }
         if a.calls != b.calls {
             note("calls", format!("goroutine {id}: theirs {:?}, ours {:?}", a.calls, b.calls));
+        }
+        if a.ancestors != b.ancestors {
+            note("ancestors", format!("goroutine {id}: theirs {:#?}, ours {:#?}", a.ancestors, b.ancestors));
         }
         if a.created != b.created {
             note("creator", format!("goroutine {id}: theirs {:?}, ours {:?}", a.created, b.created));

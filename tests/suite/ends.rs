@@ -1,13 +1,14 @@
 //! However gotrail or its target end, nothing is left (SAFE-3).
 
 use std::collections::BTreeSet;
-use std::thread::sleep;
+use std::process::Command;
+use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
-use gotrail_tests::attach::Attach;
+use gotrail_tests::attach::{Attach, run_as};
 use gotrail_tests::backend::{Silent, until};
 use gotrail_tests::bpf::FREED_WITHIN;
-use gotrail_tests::env::Need;
+use gotrail_tests::env::{Need, gotrail};
 use gotrail_tests::fixture::{Build, OLDEST_AND_NEWEST, builds, each};
 use gotrail_tests::http::Client;
 use gotrail_tests::process::PATIENCE;
@@ -205,4 +206,34 @@ fn root_a_target_that_ends_while_watched_is_a_result() {
         }
     });
     bpf::check_no_orphans().unwrap();
+}
+
+/// A process that is killed while its goroutines are read: whatever was read by then, the end is told as one.
+#[test]
+fn root_a_process_that_ends_while_it_is_dumped_gives_a_clear_end() {
+    needs!(Need::Fixtures, Need::Root);
+    let build = Build::find("population", "1.27.3", "stripped").unwrap();
+    let mut ended = 0;
+    for delay in [0, 20, 40, 80, 120, 160, 240, 320] {
+        let mut target = build.start_ready(&["-n", "1000"]).unwrap();
+        let mut command = Command::new(gotrail().unwrap());
+        command.args(["dump", &target.pid().to_string(), "--format", "json"]);
+        let answer = scope(|scope| {
+            let asked = scope.spawn(|| run_as(&mut command).unwrap());
+            sleep(Duration::from_millis(delay));
+            target.signal(Signal::KILL).unwrap();
+            asked.join().unwrap()
+        });
+        target.wait().unwrap();
+        match answer.code {
+            Some(0) => drop(answer.json().unwrap()),
+            Some(5) => {
+                let words = ["ended while its memory was read", "there is no such process"];
+                assert!(words.iter().any(|text| answer.errors.contains(text)), "{answer:?}");
+                ended += 1;
+            }
+            _ => panic!("after {delay} ms: {answer:?}"),
+        }
+    }
+    assert!(ended > 0, "it was never killed in time");
 }

@@ -1,6 +1,7 @@
 //! The forms of `gotrail dump` that other tools read, and what groups and filters goroutines.
 
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use gotrail_tests::attach::{Answer, run};
@@ -55,6 +56,57 @@ fn root_truth_1_folded_stacks_sum_to_the_goroutines() {
         assert!(line.starts_with("runtime.goexit;") && line.ends_with(" 3"), "{line}");
         assert!(line.contains("main.mutexEntry;main.mutexMiddle;main.mutexLeaf;"), "{line}");
     });
+}
+
+#[test]
+fn root_truth_1_without_stacks_all_else_is_the_same() {
+    needs!(Need::Fixtures, Need::Root);
+    each(&builds("population", &VERSIONS, &["stripped"]).unwrap(), 2, |build| {
+        let target = build.start_ready(&[]).unwrap();
+        let (whole, bare) = (json(&target, &[]), json(&target, &["--no-stacks"]));
+        let (text, bare_text) = (dump(&target, &[]).output, dump(&target, &["--no-stacks"]).output);
+        let grouped = json(&target, &["--no-stacks", "--group"]);
+        quit(target);
+        let without_stacks = |dump: &Value| -> Vec<Value> {
+            let mut goroutines = array(dump, "/goroutines").unwrap().to_vec();
+            for goroutine in &mut goroutines {
+                // Main has a line to read between two dumps; what remains of a sleep, and an age, go on.
+                for name in ["stack", "stack_truncated", "wait", "wait_for_ns", "wait_for_at_least_ns"] {
+                    goroutine.as_object_mut().unwrap().remove(name);
+                }
+            }
+            goroutines
+        };
+        assert!(array(&bare, "/goroutines").unwrap().iter().all(|g| g.get("stack").is_none()), "{bare}");
+        assert_eq!(without_stacks(&whole), without_stacks(&bare));
+        // Heads and creators are left of the text, in the same order.
+        let kept = |text: &str| -> Vec<String> {
+            let lines = text.lines().filter(|l| l.starts_with("goroutine ") || l.starts_with("created by "));
+            lines.map(str::to_owned).collect()
+        };
+        assert_eq!(kept(&text), kept(&bare_text));
+        assert!(!bare_text.contains("(...)") && !bare_text.contains("stack unavailable"), "{bare_text}");
+        // Groups are those of state and reason then.
+        let groups = array(&grouped, "/groups").unwrap();
+        let sum: u64 = groups.iter().map(|group| number(group, "/count").unwrap()).sum();
+        assert_eq!(sum, GOROUTINES);
+        let reasons: std::collections::BTreeSet<String> =
+            groups.iter().map(|g| format!("{} {}", g["status"], g["wait_reason"])).collect();
+        assert_eq!(reasons.len(), groups.len(), "{grouped}");
+    });
+}
+
+#[test]
+fn root_stacks_that_are_asked_for_and_left_out_are_refused() {
+    needs!(Need::Fixtures, Need::Root);
+    let target = newest("stripped").start_ready(&[]).unwrap();
+    let pid = target.pid().to_string();
+    for more in [&["--filter", "func=main"][..], &["--format", "folded"], &["--waits"]] {
+        let answer = run(&[&["dump", &pid, "--no-stacks"], more].concat()).unwrap();
+        assert_eq!(answer.code, Some(2), "{more:?}: {}", answer.errors);
+        assert!(answer.errors.contains("--no-stacks"), "{}", answer.errors);
+    }
+    quit(target);
 }
 
 #[test]
@@ -166,46 +218,49 @@ fn check_raw(raw: &str, build: &Build) {
     );
 }
 
-#[test]
-fn root_truth_1_a_parser_of_tracebacks_reads_the_dump() {
-    /// What parses the tracebacks of Go for a living.
+/// What parses the tracebacks of Go for a living; `None` where it can't be had here, which is said.
+#[expect(clippy::print_stdout, reason = "who reads the result must see what it does not cover")]
+pub(crate) fn panicparse(folder: &Path) -> Option<PathBuf> {
     const PARSER: &str = "github.com/maruel/panicparse/v2/cmd/pp@v2.5.0";
-    needs!(Need::Fixtures, Need::Root, Need::Go);
-    let scratch = Scratch::new("panicparse").unwrap();
-    let parser = match gotool::install(scratch.path(), PARSER) {
-        Ok(parser) => parser,
+    match gotool::install(folder, PARSER) {
+        Ok(parser) => Some(parser),
         Err(error) if is_everything_required() => panic!("{error:#}"),
         Err(error) => {
-            println!("SKIPPED forms::root_truth_1_a_parser_of_tracebacks_reads_the_dump: {error:#}");
-            return;
+            println!("left out: {PARSER}: {error:#}");
+            None
         }
-    };
+    }
+}
+
+/// The parser reads the text without a complaint, and finds all goroutines in it.
+pub(crate) fn panicparse_reads(parser: &Path, folder: &Path, text: &str) {
+    let file = folder.join("dump.txt");
+    fs::write(&file, text).unwrap();
+    let output = Command::new(parser)
+        .args(["-no-color", "-force-color=false"])
+        .stdin(fs::File::open(&file).unwrap())
+        .output()
+        .unwrap();
+    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && errors.is_empty(), "{errors}\n{text}");
+    // What it does not understand it passes on as it is.
+    assert!(!said.contains("goroutine "), "{said}");
+    let heads = said.lines().filter(|line| !line.starts_with(' '));
+    let sum: u64 =
+        heads.filter_map(|line| line.split_once(": ").and_then(|(count, _)| count.parse::<u64>().ok())).sum();
+    assert_eq!(sum, text.matches("goroutine ").count() as u64 - in_goroutine(text), "{said}");
+}
+
+#[test]
+fn root_truth_1_a_parser_of_tracebacks_reads_the_dump() {
+    needs!(Need::Fixtures, Need::Root, Need::Go);
+    let scratch = Scratch::new("panicparse").unwrap();
+    let Some(parser) = panicparse(scratch.path()) else { return };
     for build in builds("population", &VERSIONS, &MODES).unwrap() {
         // Two are busy: they run, and have no stack.
         let target = build.start_ready(&["-busy", "2"]).unwrap();
         for system in [&[][..], &["--system"]] {
-            let text = dump(&target, system).output;
-            let file = scratch.path().join("dump.txt");
-            fs::write(&file, &text).unwrap();
-            let output = Command::new(&parser)
-                .args(["-no-color", "-force-color=false"])
-                .stdin(fs::File::open(&file).unwrap())
-                .output()
-                .unwrap();
-            let (said, errors) =
-                (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-            assert!(output.status.success() && errors.is_empty(), "{build}: {errors}\n{text}");
-            // What it does not understand it passes on as it is.
-            assert!(!said.contains("goroutine "), "{build}: {said}");
-            let heads = said.lines().filter(|line| !line.starts_with(' '));
-            let sum: u64 = heads
-                .filter_map(|line| line.split_once(": ").and_then(|(count, _)| count.parse::<u64>().ok()))
-                .sum();
-            assert_eq!(
-                sum,
-                text.matches("goroutine ").count() as u64 - in_goroutine(&text),
-                "{build}: {said}"
-            );
+            panicparse_reads(&parser, scratch.path(), &dump(&target, system).output);
         }
         quit(target);
     }

@@ -6,9 +6,11 @@
 #![expect(clippy::panic, reason = "helpers of tests fail as tests do")]
 
 mod churn;
+mod core_file;
 mod cost;
 mod counts;
 mod crash;
+mod cycles;
 mod deadlock;
 mod demo;
 mod dump;
@@ -21,8 +23,13 @@ mod kinds;
 mod lifetimes;
 mod matrix;
 mod pgo;
+mod profile;
+mod programs;
 mod real_program;
+mod reasons;
 mod refusals;
+mod stats;
+mod switches;
 mod tampered;
 mod vm;
 mod waits;

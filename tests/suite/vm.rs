@@ -14,7 +14,7 @@ use gotrail_tests::traceback::parse;
 use serde_json::{Value, json};
 
 use crate::matrix::process;
-use crate::{counts, crash, dump, lifetimes};
+use crate::{counts, crash, dump, lifetimes, profile, switches};
 
 /// Declares the tests of a machine, which are skipped together where it was not run.
 macro_rules! machine {
@@ -59,9 +59,26 @@ macro_rules! machine {
             }
 
             #[test]
+            fn vm_loss_1_switches_are_counted_exactly() {
+                needs!(Need::Machine(NAME));
+                each(&Machine::find(NAME).unwrap().checks("switches").unwrap(), 1, |check| {
+                    attached(check, $links, switches::check);
+                });
+            }
+
+            #[test]
             fn vm_loss_1_the_matrix_is_seen_as_it_sees_itself() {
                 needs!(Need::Machine(NAME));
                 each(&Machine::find(NAME).unwrap().checks("matrix").unwrap(), 1, matrix);
+            }
+
+            #[test]
+            fn vm_loss_1_a_profile_has_the_stacks_on_the_cpus() {
+                needs!(Need::Machine(NAME));
+                each(&Machine::find(NAME).unwrap().checks("wall").unwrap(), 1, |check| {
+                    let said = check.answer("profile").unwrap().well().unwrap().json().unwrap();
+                    profile::check(&check.to_string(), &said);
+                });
             }
 
             #[test]

@@ -2,9 +2,13 @@
 
 use bytemuck::{Pod, Zeroable};
 
+mod switches;
+
+pub use switches::*;
+
 /// Version of everything in this module. A program that finds another version in [`ProcConfig`] ignores
 /// the process and counts the hit as [`ProbeCounters::refused`].
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Name of the hash map `tgid (u32) -> ProcConfig`.
 pub const MAP_PROCESSES: &str = "PROCESSES";
@@ -14,6 +18,8 @@ pub const MAP_EVENTS: &str = "EVENTS";
 pub const MAP_COUNTERS: &str = "COUNTERS";
 /// Name of the per-CPU array (one entry) that numbers the records of each CPU.
 pub const MAP_SEQUENCE: &str = "SEQUENCE";
+/// Name of the hash map `thread (u32) -> address of its M (u64)`, of the one process that is profiled.
+pub const MAP_THREADS: &str = "THREADS";
 
 /// Name of the constant with the device of the agent's PID namespace, 0 for the initial one.
 pub const GLOBAL_PID_NAMESPACE_DEVICE: &str = "PID_NAMESPACE_DEVICE";
@@ -24,6 +30,8 @@ pub const GLOBAL_PID_NAMESPACE_INODE: &str = "PID_NAMESPACE_INODE";
 pub const MAX_PROCESSES: u32 = 64;
 /// Counter rows kept for each process: probe numbers are below this.
 pub const MAX_PROBES: u32 = 32;
+/// Threads whose M the agent can tell the programs.
+pub const MAX_THREADS: u32 = 1 << 14;
 /// Return addresses captured with a record that carries a stack.
 ///
 /// A power of two, so that masking an index keeps it in bounds for the verifier.
@@ -37,9 +45,13 @@ pub const TIER_T1: u32 = 1;
 pub const TIER_T2: u32 = 2;
 /// Tier switch: what happens at each switch between goroutines.
 pub const TIER_T3: u32 = 4;
+/// Tier switch: samples of what is on a CPU, by timer.
+pub const TIER_CPU: u32 = 8;
 
 /// [`ProcConfig::flags`]: copy panic and fatal texts out of the process.
 pub const CONFIG_CAPTURE_TEXT: u32 = 1;
+/// [`ProcConfig::flags`]: T3 sums up in the kernel and sends no records of single switches.
+pub const CONFIG_SUM_SWITCHES: u32 = 2;
 
 /// An offset that this Go version does not have.
 pub const NO_OFFSET: u32 = u32::MAX;
@@ -90,11 +102,15 @@ pub enum Probe {
     GoReady = 20,
     /// `gogo`: a goroutine is about to run.
     GoRun = 21,
+    /// No site: a CPU's timer went off while a thread of the process was on it.
+    OnCpu = 22,
+    /// No site of its own: a stack that parks name by its id, handed over when it is met first.
+    GoStack = 23,
 }
 
 impl Probe {
     /// Every probe, in the order of its number.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::GcStart,
         Self::GcMarkEnd,
         Self::GcMarkTermination,
@@ -116,6 +132,8 @@ impl Probe {
         Self::GoPark,
         Self::GoReady,
         Self::GoRun,
+        Self::OnCpu,
+        Self::GoStack,
     ];
 
     /// The probe with this wire number.
@@ -129,7 +147,8 @@ impl Probe {
     pub const fn tier(self) -> u32 {
         match self {
             Self::GoCreate | Self::GoExit => TIER_T2,
-            Self::GoPark | Self::GoReady | Self::GoRun => TIER_T3,
+            Self::GoPark | Self::GoReady | Self::GoRun | Self::GoStack => TIER_T3,
+            Self::OnCpu => TIER_CPU,
             _ => TIER_T1,
         }
     }
@@ -159,6 +178,8 @@ impl Probe {
             Self::GoPark => "go_park",
             Self::GoReady => "go_ready",
             Self::GoRun => "go_run",
+            Self::OnCpu => "on_cpu",
+            Self::GoStack => "go_stack",
         }
     }
 }
@@ -242,12 +263,25 @@ pub struct ProcConfig {
     /// Address of `runtime.systemstack_switch` in the process, 0 if unknown: what `g.sched.pc` is while a
     /// goroutine is on a system stack by way of `systemstack`.
     pub systemstack_switch: u64,
+    /// `g.atomicstatus`.
+    pub g_atomicstatus: u32,
+    /// `g.labels`.
+    pub g_labels: u32,
+    /// `g.waitreason`.
+    pub g_waitreason: u32,
+    /// Number of the stretch of T3 that is being observed: waits begun in another one are not gone on with.
+    pub epoch: u32,
+    /// Where in the process calls of `gogo` return to that resume a goroutine which never ceased to run; 0 none.
+    pub resumes: [u64; MAX_RESUMES],
+    /// Where calls of `gogo` return to that hand over between coroutines; 0 none.
+    pub coroutine_calls: [u64; MAX_COROUTINE_CALLS],
 }
-const _: () = assert!(size_of::<ProcConfig>() == 104);
+const _: () = assert!(size_of::<ProcConfig>() == 184);
 
 /// Counters of one probe of one process on one CPU.
 ///
-/// `hits == delivered + lost_ring + refused`, exactly, once the links are closed and the ring is drained.
+/// `hits == delivered + summed + lost_ring + lost_map + skipped + faulted + refused`, exactly, once the links are
+/// closed and the rings are drained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct ProbeCounters {
@@ -261,8 +295,16 @@ pub struct ProbeCounters {
     pub refused: u64,
     /// Delivered records in which some read of the process's memory failed; the record says which by flags.
     pub partial: u64,
+    /// Hits that went into a sum in the kernel and have no record.
+    pub summed: u64,
+    /// Hits for which a map of the kernel had no room.
+    pub lost_map: u64,
+    /// Hits that are not what the probe is for: a call of `gogo` that resumes nothing.
+    pub skipped: u64,
+    /// Hits without a record, because the process's memory could not be read.
+    pub faulted: u64,
 }
-const _: () = assert!(size_of::<ProbeCounters>() == 40);
+const _: () = assert!(size_of::<ProbeCounters>() == 72);
 
 /// [`EventHeader::flags`]: the goroutine could not be told; `goid` is 0.
 pub const FLAG_NO_GOID: u8 = 1;
@@ -278,6 +320,17 @@ pub const FLAG_TEXT_FAULTED: u8 = 16;
 pub const FLAG_VALUE_FAULTED: u8 = 32;
 /// [`EventHeader::flags`]: the stack has more frames than fit.
 pub const FLAG_STACK_TRUNCATED: u8 = 64;
+
+/// `OnCpu`'s first argument: the thread was in the kernel.
+pub const ON_CPU_KERNEL: u64 = 1 << 32;
+/// Likewise: it was on no stack of Go's: in a signal handler, or in C code on a stack of its own. Only the innermost
+/// address is there.
+pub const ON_CPU_FOREIGN_STACK: u64 = 2 << 32;
+/// Likewise: the second address is what the function would return to if it has taken nothing of the stack. Where it
+/// has (the function table says so) the address is none, and has to be left out.
+pub const ON_CPU_MAYBE_RETURN: u64 = 4 << 32;
+/// Likewise: the thread belongs to no M: it is not one of Go's.
+pub const ON_CPU_NO_M: u64 = 8 << 32;
 
 /// The first bytes of every record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
@@ -343,6 +396,7 @@ const _: () = assert!(size_of::<Frames>() == 520);
 /// | `StwStop` | reason (`u64::MAX` unknown); no frames for the two reasons of the GC itself |
 /// | `Procresize` | new number of Ps |
 /// | `SetGcPercent` | percent as i32 sign-extended |
+/// | `OnCpu` | `g.atomicstatus` (`u32::MAX` unknown) and from bit 32 on `ON_CPU_` bits, `g.labels` |
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct StackEvent {

@@ -66,6 +66,18 @@ pub trait Memory {
     /// [`Fault`] if they are not resident.
     fn read_u32(&self, address: u64) -> Result<u32, Fault>;
 
+    /// Reads two words, one behind the other.
+    ///
+    /// # Errors
+    /// [`Fault`] if they are not resident.
+    fn read_pair(&self, address: u64) -> Result<[u64; 2], Fault>;
+
+    /// Reads one byte.
+    ///
+    /// # Errors
+    /// [`Fault`] if it is not resident.
+    fn read_u8(&self, address: u64) -> Result<u8, Fault>;
+
     /// Reads the first `min(len, MAX_TEXT)` bytes of a text and returns how many.
     ///
     /// # Errors
@@ -210,7 +222,7 @@ pub fn stacked<M: Memory>(
 }
 
 #[inline(always)]
-fn creation<M: Memory>(
+pub(crate) fn creation<M: Memory>(
     current: &Current,
     config: &ProcConfig,
     memory: &M,
@@ -376,6 +388,12 @@ pub(crate) mod fake {
         fn read_u32(&self, address: u64) -> Result<u32, Fault> {
             self.0.get(&address).map(|word| *word as u32).ok_or(Fault)
         }
+        fn read_pair(&self, address: u64) -> Result<[u64; 2], Fault> {
+            Ok([self.read_u64(address)?, self.read_u64(address.wrapping_add(8))?])
+        }
+        fn read_u8(&self, address: u64) -> Result<u8, Fault> {
+            self.read_u64(address).map(|word| word as u8)
+        }
         fn read_text(&self, address: u64, len: u64, into: &mut [u8; MAX_TEXT]) -> Result<u32, Fault> {
             let bytes = self.1.get(&address).ok_or(Fault)?;
             let len = (len as usize).min(MAX_TEXT);
@@ -401,6 +419,7 @@ pub(crate) mod fake {
             m_procid: 64,
             flags: CONFIG_CAPTURE_TEXT,
             g_stack_hi: 8,
+            g_waitreason: 176,
             ..ProcConfig::zeroed()
         }
     }

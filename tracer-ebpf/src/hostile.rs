@@ -4,12 +4,14 @@ use bytemuck::{Pod, Zeroable as _, bytes_of, pod_read_unaligned};
 use proptest::prelude::*;
 
 use crate::abi::{
-    CrashEvent, EventHeader, Frames, MAX_FRAMES, MAX_TEXT, PlainEvent, Probe, ProbeCounters, ProcConfig,
-    StackEvent,
+    CrashEvent, EventHeader, Frames, MAX_FRAMES, MAX_SWITCH_FRAMES, MAX_TEXT, PlainEvent, Probe,
+    ProbeCounters, ProcConfig, StackEvent, SwitchEvent, SwitchStack,
 };
 use crate::decide::{
     Current, Fault, Memory, Registers, Step, crash, current, is_crash, is_stacked, lifetime, plain, stacked,
 };
+use crate::on_cpu::sample;
+use crate::switch::{copy, identify, park, ready, run};
 use crate::walk::walk;
 
 /// Memory in which every word is some number that depends on its address alone; some can't be read.
@@ -47,6 +49,12 @@ impl Memory for Noise {
     }
     fn read_u32(&self, address: u64) -> Result<u32, Fault> {
         self.word(address).map(|word| word as u32)
+    }
+    fn read_pair(&self, address: u64) -> Result<[u64; 2], Fault> {
+        Ok([self.word(address)?, self.word(address.wrapping_add(8))?])
+    }
+    fn read_u8(&self, address: u64) -> Result<u8, Fault> {
+        self.word(address).map(|word| word as u8)
     }
     fn read_text(&self, address: u64, len: u64, into: &mut [u8; MAX_TEXT]) -> Result<u32, Fault> {
         let word = self.word(address)?;
@@ -90,6 +98,7 @@ proptest! {
         mut a_plain in any_record::<PlainEvent>(),
         mut a_stack in any_record::<StackEvent>(),
         mut a_crash in any_record::<CrashEvent>(),
+        mut a_switch_stack in any_record::<SwitchStack>(),
     ) {
         let memory = Noise { seed, bits };
         let found = current(&registers, 42, &config, &memory);
@@ -105,6 +114,18 @@ proptest! {
             check(&a_crash.frames);
             prop_assert!(a_crash.text_captured as usize <= MAX_TEXT);
         }
+        for m in [0, registers.args[1]] {
+            sample(m, &registers, probe & 1 == 0, &config, &memory, &mut a_stack);
+            check(&a_stack.frames);
+        }
+        if let Ok(park) = park(seed, &config, &memory) {
+            let stack = identify(&park, 0, &memory);
+            prop_assert_eq!(stack.id, identify(&park, 0, &memory).id, "the same stack has the same id");
+            copy(&park, &memory, &mut a_switch_stack);
+            prop_assert!(a_switch_stack.len as usize <= MAX_SWITCH_FRAMES);
+        }
+        let _ = ready(registers.args[0], registers.g, &config, &memory);
+        let _ = run(registers.args[0], &registers, &config, &memory);
         // A record is of one kind.
         prop_assert!(!(is_crash(probe) && is_stacked(probe)));
     }
@@ -117,7 +138,9 @@ proptest! {
         a_crash in any_record::<CrashEvent>(),
         config in any_record::<ProcConfig>(),
         counters in any_record::<ProbeCounters>(),
+        a_switch in any_record::<SwitchEvent>(),
     ) {
+        prop_assert_eq!(pod_read_unaligned::<SwitchEvent>(bytes_of(&a_switch)), a_switch);
         prop_assert_eq!(pod_read_unaligned::<PlainEvent>(bytes_of(&a_plain)), a_plain);
         prop_assert_eq!(pod_read_unaligned::<StackEvent>(bytes_of(&a_stack)), a_stack);
         prop_assert_eq!(pod_read_unaligned::<CrashEvent>(bytes_of(&a_crash)), a_crash);

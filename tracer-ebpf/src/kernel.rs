@@ -1,9 +1,13 @@
 //! Registers and memory as the kernel hands them out.
 
 use aya_ebpf::bindings::bpf_pidns_info;
+#[cfg(bpf_target_arch = "x86_64")]
+use aya_ebpf::bindings::pt_regs;
+#[cfg(bpf_target_arch = "aarch64")]
+use aya_ebpf::bindings::user_pt_regs;
 use aya_ebpf::helpers::generated;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_probe_read_user, bpf_probe_read_user_buf};
-use aya_ebpf::programs::ProbeContext;
+use aya_ebpf::programs::{PerfEventContext, ProbeContext};
 use tracer_ebpf::MAX_TEXT;
 use tracer_ebpf::decide::{Fault, Memory, Registers, Step};
 
@@ -44,6 +48,18 @@ impl Memory for UserMemory {
     fn read_u32(&self, address: u64) -> Result<u32, Fault> {
         // SAFETY: as above.
         unsafe { bpf_probe_read_user(address as *const u32) }.map_err(|_| Fault)
+    }
+
+    #[inline(always)]
+    fn read_pair(&self, address: u64) -> Result<[u64; 2], Fault> {
+        // SAFETY: as above.
+        unsafe { bpf_probe_read_user(address as *const [u64; 2]) }.map_err(|_| Fault)
+    }
+
+    #[inline(always)]
+    fn read_u8(&self, address: u64) -> Result<u8, Fault> {
+        // SAFETY: as above.
+        unsafe { bpf_probe_read_user(address as *const u8) }.map_err(|_| Fault)
     }
 
     #[inline(always)]
@@ -101,6 +117,43 @@ pub fn current_ids() -> u64 {
 pub fn now_ns() -> u64 {
     // SAFETY: no arguments.
     unsafe { generated::bpf_ktime_get_ns() }
+}
+
+/// The user-space registers of the thread that a timer interrupted, and whether it was in the kernel. Argument
+/// registers are left out.
+///
+/// `bpf_task_pt_regs` (Linux 5.15) has them whichever it was; the context has those of the kernel then.
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+pub fn interrupted(ctx: &PerfEventContext) -> (Registers, bool) {
+    // SAFETY: the kernel hands a valid context for the length of the run.
+    let in_kernel = unsafe { (*ctx.ctx).regs.cs } & 3 == 0;
+    // SAFETY: the task is the current one, so its registers are there; the verifier knows the type and its size.
+    let regs =
+        unsafe { &*(generated::bpf_task_pt_regs(generated::bpf_get_current_task_btf()) as *const pt_regs) };
+    let registers = Registers { args: [0; 5], g: regs.r14, pc: regs.rip, sp: regs.rsp, bp: regs.rbp, lr: 0 };
+    (registers, in_kernel)
+}
+
+/// The same: the mode is in the low bits of pstate, 0 in user space (EL0).
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+pub fn interrupted(ctx: &PerfEventContext) -> (Registers, bool) {
+    // SAFETY: as above.
+    let in_kernel = unsafe { (*ctx.ctx).regs.pstate } & 0xf != 0;
+    // SAFETY: as above; user_pt_regs is the begin of pt_regs (arch/arm64/include/asm/ptrace.h).
+    let regs = unsafe {
+        &*(generated::bpf_task_pt_regs(generated::bpf_get_current_task_btf()) as *const user_pt_regs)
+    };
+    let registers = Registers {
+        args: [0; 5],
+        g: regs.regs[28],
+        pc: regs.pc,
+        sp: regs.sp,
+        bp: regs.regs[29],
+        lr: regs.regs[30],
+    };
+    (registers, in_kernel)
 }
 
 /// Registers by their role in Go's `ABIInternal` (cmd/compile/abi-internal.md).

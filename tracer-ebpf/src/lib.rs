@@ -11,9 +11,12 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod abi;
+pub mod buckets;
 pub mod decide;
 #[cfg(test)]
 mod hostile;
+pub mod on_cpu;
+pub mod switch;
 pub mod walk;
 
 pub use abi::*;

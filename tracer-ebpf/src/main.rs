@@ -13,10 +13,14 @@
 
 mod kernel;
 mod maps;
+mod samples;
+mod stacks;
+mod sums;
+mod switches;
 mod tiers;
 
-use aya_ebpf::macros::uprobe;
-use aya_ebpf::programs::ProbeContext;
+use aya_ebpf::macros::{perf_event, uprobe};
+use aya_ebpf::programs::{PerfEventContext, ProbeContext};
 
 /// T1 through one link for all sites.
 #[uprobe(multi)]
@@ -43,6 +47,27 @@ pub fn t2_multi(ctx: ProbeContext) -> u32 {
 #[uprobe]
 pub fn t2_single(ctx: ProbeContext) -> u32 {
     tiers::lifetimes(&ctx);
+    0
+}
+
+/// The timer of a CPU.
+#[perf_event]
+pub fn on_cpu(ctx: PerfEventContext) -> u32 {
+    samples::on_cpu(&ctx);
+    0
+}
+
+/// T3 through one link for all sites.
+#[uprobe(multi)]
+pub fn t3_multi(ctx: ProbeContext) -> u32 {
+    switches::switches(&ctx);
+    0
+}
+
+/// T3 through one link per site.
+#[uprobe]
+pub fn t3_single(ctx: ProbeContext) -> u32 {
+    switches::switches(&ctx);
     0
 }
 

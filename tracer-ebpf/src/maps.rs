@@ -1,8 +1,9 @@
 //! The maps, and the accounting that every record goes through.
 
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, PerCpuArray, RingBuf};
-use tracer_ebpf::{MAX_PROBES, MAX_PROCESSES, ProbeCounters, ProcConfig, counter_index};
+use tracer_ebpf::{MAX_PROBES, MAX_PROCESSES, MAX_THREADS, ProbeCounters, ProcConfig, counter_index};
 
 /// Processes that are watched; a hit of any other one ends here.
 #[map]
@@ -18,6 +19,10 @@ static COUNTERS: PerCpuArray<ProbeCounters> = PerCpuArray::with_max_entries(MAX_
 #[map]
 static SEQUENCE: PerCpuArray<u32> = PerCpuArray::with_max_entries(1, 0);
 
+/// Which M a thread is. Filled for a profile alone, so nothing is allocated before.
+#[map]
+static THREADS: HashMap<u32, u64> = HashMap::with_max_entries(MAX_THREADS, BPF_F_NO_PREALLOC);
+
 /// Leaves the consumer asleep: it comes by timer. A wakeup costs the target more than all else a probe does.
 const BPF_RB_NO_WAKEUP: u64 = 1;
 
@@ -27,6 +32,13 @@ pub fn process(tgid: u32) -> Option<&'static ProcConfig> {
     // SAFETY: the agent writes an entry before it switches tiers on and replaces it whole; the kernel keeps
     // the memory of map values valid for the length of a program run.
     Some(unsafe { &*config })
+}
+
+/// The M of a thread, 0 if the agent has not told it.
+#[inline(always)]
+pub fn m_of(thread: u32) -> u64 {
+    // SAFETY: the value is copied at once; the agent may write another meanwhile, which is as good.
+    unsafe { THREADS.get(&thread) }.copied().unwrap_or(0)
 }
 
 #[inline(always)]
@@ -53,6 +65,26 @@ impl Counters {
     }
 
     #[inline(always)]
+    pub fn summed(self) {
+        add_one(&raw const self.0.summed);
+    }
+
+    #[inline(always)]
+    pub fn lost_map(self) {
+        add_one(&raw const self.0.lost_map);
+    }
+
+    #[inline(always)]
+    pub fn skipped(self) {
+        add_one(&raw const self.0.skipped);
+    }
+
+    #[inline(always)]
+    pub fn faulted(self) {
+        add_one(&raw const self.0.faulted);
+    }
+
+    #[inline(always)]
     fn delivered(self) {
         add_one(&raw const self.0.delivered);
     }
@@ -68,23 +100,35 @@ impl Counters {
     }
 }
 
-/// The BPF target has no atomic read-modify-write in `core`; this is the instruction itself.
-#[cfg(target_arch = "bpf")]
 #[inline(always)]
 fn add_one(counter: *const u64) {
+    add(counter, 1);
+}
+
+/// Adds to a number in the value of a map. The BPF target has no atomic read-modify-write in `core`; this is the
+/// instruction itself.
+#[cfg(target_arch = "bpf")]
+#[inline(always)]
+pub fn add(counter: *const u64, more: u64) {
     // SAFETY: the address is that of a counter in a live map value, aligned to 8 bytes.
     unsafe {
-        core::arch::asm!("lock *(u64 *)({counter} + 0) += {one}", counter = in(reg) counter, one = in(reg) 1_u64);
+        core::arch::asm!("lock *(u64 *)({counter} + 0) += {more}", counter = in(reg) counter, more = in(reg) more);
     }
 }
 
 /// Stands in where the programs are checked as host code, and never runs.
 #[cfg(not(target_arch = "bpf"))]
-fn add_one(_counter: *const u64) {}
+pub fn add(_counter: *const u64, _more: u64) {}
 
 #[inline(always)]
 pub fn next_sequence() -> u32 {
-    let Some(sequence) = SEQUENCE.get_ptr_mut(0) else { return 0 };
+    next_of(&SEQUENCE)
+}
+
+/// The next number of this CPU's records in one of the rings.
+#[inline(always)]
+pub fn next_of(numbers: &PerCpuArray<u32>) -> u32 {
+    let Some(sequence) = numbers.get_ptr_mut(0) else { return 0 };
     // SAFETY: as for the counters. Two programs that preempt each other may take the same number or swap
     // theirs; the reader looks at how many there are between the first and the highest, not at each step.
     unsafe {
@@ -96,9 +140,15 @@ pub fn next_sequence() -> u32 {
 /// Reserves a record, lets `fill` write it (it says whether some read failed), hands it over, and counts.
 #[inline(always)]
 pub fn emit<T: 'static>(counters: Counters, fill: impl FnOnce(&mut T) -> bool) {
-    let Some(mut entry) = EVENTS.reserve::<T>(0) else {
+    deliver(&EVENTS, counters, fill);
+}
+
+/// Likewise into a ring, and says whether it had room.
+#[inline(always)]
+pub fn deliver<T: 'static>(ring: &RingBuf, counters: Counters, fill: impl FnOnce(&mut T) -> bool) -> bool {
+    let Some(mut entry) = ring.reserve::<T>(0) else {
         counters.lost();
-        return;
+        return false;
     };
     let record = entry.as_mut_ptr();
     // SAFETY: the ring gave room for a T, 8-byte aligned. Every T here is plain old data, for which any bytes
@@ -110,4 +160,5 @@ pub fn emit<T: 'static>(counters: Counters, fill: impl FnOnce(&mut T) -> bool) {
     }
     entry.submit(BPF_RB_NO_WAKEUP);
     counters.delivered();
+    true
 }

@@ -11,16 +11,17 @@ use tracer_ebpf::{
 use crate::kernel::{UserMemory, cookie, current_ids, now_ns, register, registers, stack_check_fails};
 use crate::maps::{Counters, counters, emit, next_sequence, process};
 
-struct Hit {
-    config: &'static ProcConfig,
-    counters: Counters,
-    header: EventHeader,
-    cookie: u64,
+pub struct Hit {
+    pub config: &'static ProcConfig,
+    pub counters: Counters,
+    /// Not numbered yet: only what becomes a record has a number.
+    pub header: EventHeader,
+    pub cookie: u64,
 }
 
 /// Passes hits of watched processes whose tier is on, counted.
 #[inline(always)]
-fn filter(ctx: &ProbeContext, tier: u32) -> Option<Hit> {
+pub fn filter(ctx: &ProbeContext, tier: u32) -> Option<Hit> {
     let pid_tgid = current_ids();
     let config = process((pid_tgid >> 32) as u32)?;
     if config.tiers & tier == 0 {
@@ -41,7 +42,7 @@ fn filter(ctx: &ProbeContext, tier: u32) -> Option<Hit> {
     let cpu = unsafe { bpf_get_smp_processor_id() };
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(ctx, "probe {} of {}", probe, pid_tgid >> 32);
-    let header = header(probe, now_ns(), pid_tgid, cpu, next_sequence());
+    let header = header(probe, now_ns(), pid_tgid, cpu, 0);
     Some(Hit { config, counters, header, cookie })
 }
 
@@ -51,7 +52,8 @@ pub fn rare(ctx: &ProbeContext) {
     let Some(Hit { config, counters, header, cookie: _ }) = filter(ctx, TIER_T1) else { return };
     let registers = registers(ctx);
     let current = current(&registers, header.tid, config, &UserMemory);
-    let header = EventHeader { goid: current.goid, flags: current.flags, ..header };
+    let header =
+        EventHeader { goid: current.goid, flags: current.flags, sequence: next_sequence(), ..header };
     if is_crash(header.probe) {
         emit::<CrashEvent>(counters, |event| {
             event.header = header;
@@ -79,6 +81,7 @@ pub fn lifetimes(ctx: &ProbeContext) {
     let Some(Hit { config, counters, header, cookie }) = filter(ctx, TIER_T2) else { return };
     let is_exit = header.probe == Probe::GoExit as u8;
     let g = register(ctx, (cookie >> 8) as u8);
+    let header = EventHeader { sequence: next_sequence(), ..header };
     emit::<PlainEvent>(counters, |event| {
         event.header = header;
         lifetime(g, config, &UserMemory, is_exit, event);

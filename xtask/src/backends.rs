@@ -30,21 +30,38 @@ pub(crate) struct Source {
     pub(crate) name: &'static str,
     package: &'static str,
     version: &'static str,
+    /// Without symbol table and DWARF.
+    stripped: bool,
 }
 
 /// Traces in, and out by its query interface.
-pub(crate) const JAEGER: Source =
-    Source { name: "jaeger", package: "github.com/jaegertracing/jaeger/cmd/all-in-one", version: "1.76.0" };
+pub(crate) const JAEGER: Source = Source {
+    name: "jaeger",
+    package: "github.com/jaegertracing/jaeger/cmd/all-in-one",
+    version: "1.76.0",
+    stripped: false,
+};
 /// Metrics in, and out by its query language.
 pub(crate) const VICTORIA_METRICS: Source = Source {
     name: "victoria-metrics",
     package: "github.com/VictoriaMetrics/VictoriaMetrics/app/victoria-metrics",
     version: "1.151.0",
+    stripped: false,
 };
 /// A large service that no one here wrote: something real to attach to.
-const ETCD: Source = Source { name: "etcd", package: "go.etcd.io/etcd/server/v3", version: "3.7.3" };
+const ETCD: Source =
+    Source { name: "etcd", package: "go.etcd.io/etcd/server/v3", version: "3.7.3", stripped: false };
+/// The same as its makers ship it.
+const ETCD_STRIPPED: Source = Source { name: "etcd-stripped", stripped: true, ..ETCD };
+/// The Go debugger: what else can look at a process from outside.
+pub(crate) const DELVE: Source = Source {
+    name: "delve",
+    package: "github.com/go-delve/delve/cmd/dlv",
+    version: "1.27.2",
+    stripped: false,
+};
 
-const ALL: [&Source; 3] = [&JAEGER, &VICTORIA_METRICS, &ETCD];
+const ALL: [&Source; 4] = [&JAEGER, &VICTORIA_METRICS, &ETCD, &ETCD_STRIPPED];
 
 /// One backend that is there.
 pub(crate) struct Backend {
@@ -85,7 +102,7 @@ pub(crate) fn json(backends: &[Backend]) -> Value {
 
 /// Builds one, or finds it in the cache.
 pub(crate) fn build(workspace: &Workspace, go: &Toolchain, source: &Source) -> Result<Backend> {
-    let Source { name, package, version } = *source;
+    let Source { name, package, version, stripped } = *source;
     let place = workspace.cache.join("backends").join(format!("{name}-{version}"));
     let binary = place.join(name);
     if binary.is_file() {
@@ -114,6 +131,7 @@ pub(crate) fn build(workspace: &Workspace, go: &Toolchain, source: &Source) -> R
     make.current_dir(module.path())
         .env("GOFLAGS", "-mod=mod -buildvcs=false")
         .arg("build")
+        .args(stripped.then_some("-ldflags=-s -w"))
         .arg("-o")
         .arg(&fresh)
         .arg(package);
@@ -143,7 +161,7 @@ mod tests {
             let only: Vec<_> = only.iter().map(|name| (*name).to_owned()).collect();
             chosen(&only).map(|sources| sources.iter().map(|source| source.name).collect::<Vec<_>>())
         };
-        assert_eq!(names(&[]).unwrap(), ["jaeger", "victoria-metrics", "etcd"]);
+        assert_eq!(names(&[]).unwrap(), ["jaeger", "victoria-metrics", "etcd", "etcd-stripped"]);
         assert_eq!(names(&["etcd"]).unwrap(), ["etcd"]);
         let error = names(&["zipkin"]).expect_err("not one of ours");
         let text = format!("{error:#}");

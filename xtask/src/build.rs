@@ -23,6 +23,13 @@ pub(crate) struct Arguments {
     features: Option<String>,
 }
 
+impl Arguments {
+    /// With optimisations.
+    pub(crate) fn release() -> Self {
+        Self { release: true, features: None }
+    }
+}
+
 /// Runs the verb.
 pub(crate) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCode> {
     let ready = setup::ensure(workspace)?;

@@ -2,7 +2,8 @@
 //! architectures, in which ways.
 //!
 //! Most programs are built in the two ways that change what gotrail reads, with a handful of versions. The
-//! program [`MATRIX`] alone goes through all of them: it is made to be the same test everywhere.
+//! program [`MATRIX`] alone goes through all of them: it is made to be the same test everywhere. [`FIGURES`] is built
+//! with each minor version.
 
 use std::fmt;
 
@@ -14,10 +15,18 @@ use crate::version::Version;
 /// The program that is built in every way.
 pub(crate) const MATRIX: &str = "matrix";
 
+/// The program that moves every figure of the runtime, which versions count in different ways.
+const FIGURES: &str = "figures";
+
 /// What is no program of its own: built in the ways that make such things, with the newest Go.
 const LIBRARY: &str = "library";
 
-/// The versions of Go that it is built with, oldest first: the last of each minor when this was written, and
+/// The program that switches between goroutines: also built by a profile of itself, which inlines the scheduler.
+const SWITCHES: &str = "switches";
+/// The versions that it is built with: each way of T3 is in one of them.
+const SWITCHES_VERSIONS: [&str; 4] = ["1.20.14", "1.22.12", "1.24.11", go::NEWEST];
+
+/// The versions of Go that the matrix is built with, oldest first: the last of each minor when this was written, and
 /// some before, as layouts and code change within a minor too.
 const VERSIONS: [&str; 12] = [
     "1.18.10",
@@ -199,8 +208,9 @@ impl Wanted {
     pub(crate) fn cells(&self, name: &str) -> Vec<Cell> {
         let mut cells = Vec::new();
         let versions = self.versions(match name {
-            MATRIX => &VERSIONS,
+            MATRIX | FIGURES => &VERSIONS,
             LIBRARY => &[go::NEWEST],
+            SWITCHES => &SWITCHES_VERSIONS,
             _ => &go::VERSIONS,
         });
         for go in versions {
@@ -224,7 +234,9 @@ impl Wanted {
         named
             && match cell.name.as_str() {
                 MATRIX => is_made(cell) && (self.full || !self.is_usual() || is_usual(cell)),
+                SWITCHES => matches!(cell.mode, Mode::Default | Mode::Pgo) && here,
                 LIBRARY => !cell.mode.makes_program() && here,
+                FIGURES if SECOND_OF_THEIR_MINOR.contains(&cell.go.as_str()) => false,
                 _ => matches!(cell.mode, Mode::Default | Mode::Stripped) && here,
             }
     }
@@ -289,11 +301,22 @@ mod tests {
     #[test]
     fn other_programs_are_built_for_the_host_in_two_ways() {
         assert_eq!(Wanted::all(true).cells("shop").len(), go::VERSIONS.len() * 2);
+        assert_eq!(
+            Wanted::all(true).cells(FIGURES).len(),
+            (VERSIONS.len() - SECOND_OF_THEIR_MINOR.len()) * 2
+        );
         let library: Vec<String> =
             Wanted::all(true).cells(LIBRARY).iter().map(|cell| cell.mode.name().to_owned()).collect();
         assert_eq!(library, ["c-shared", "plugin"]);
         let one = Wanted { modes: vec![Mode::Pgo], ..Wanted::default() };
         assert!(one.cells("shop").is_empty());
+    }
+
+    #[test]
+    fn switches_are_also_built_by_a_profile() {
+        let cells = Wanted::default().cells(SWITCHES);
+        assert_eq!(cells.len(), SWITCHES_VERSIONS.len() * 2);
+        assert!(cells.iter().all(|cell| !cell.is_beyond_go()), "{cells:?}");
     }
 
     #[test]

@@ -36,11 +36,12 @@ const BASES: [(&str, &str, Mode, &str); 6] = [
 ];
 
 /// The targets, each with the length of its longest input: changes of files are short.
-const TARGETS: [(&str, u32); 8] = [
+const TARGETS: [(&str, u32); 9] = [
     ("program", 512),
     ("layout_dwarf", 512),
     ("build_info", 512),
     ("snapshot", 1024),
+    ("core_file", 1024),
     ("machine_code", 4096),
     ("version", 600),
     ("events", 1300),

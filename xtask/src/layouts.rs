@@ -46,10 +46,22 @@ const ARCHITECTURES: [&str; 2] = ["amd64", "arm64"];
 const KNOWN: [(u16, u16); 10] =
     [(18, 10), (19, 13), (20, 14), (21, 13), (22, 12), (23, 12), (24, 13), (25, 14), (26, 11), (27, 4)];
 
-/// Names every structure of the table, so that the linker keeps all their types.
+/// Names every structure of the table, so that the linker keeps all their types, and reads from a pipe with a deadline,
+/// so that it keeps the network poller.
 const PROGRAM: &str = "package main
 
+import (
+	\"os\"
+	\"time\"
+)
+
 func main() {
+	r, w, err := os.Pipe()
+	if err != nil || r.SetReadDeadline(time.Now()) != nil {
+		os.Exit(1)
+	}
+	r.Read(make([]byte, 1))
+	w.Close()
 	work, stop := make(chan int), make(chan struct{})
 	go func() {
 		work <- 1
@@ -201,6 +213,7 @@ fn write(workspace: &Workspace, candidates: &[Vec<Release>], every: bool) -> Res
     }
     ensure!(!rows.is_empty(), "no Go toolchain can be had here; run `cargo xtask setup`, or check GOPROXY");
     rows.sort_by(|one, other| (&one.arch, one.first).cmp(&(&other.arch, other.first)));
+    let rows = bridged(rows);
     for row in &rows {
         println!("{} {} to {}: {} fields", row.arch, row.first, row.last, row.layout.offsets.len());
     }
@@ -455,9 +468,44 @@ fn text(rows: &[Row]) -> String {
     text
 }
 
+/// Between two rows of a minor may be releases that can't be had. What is the same on both sides is so for them too;
+/// what differs is left out. gotrail's own tests notice where that is something it can't do without.
+fn bridged(rows: Vec<Row>) -> Vec<Row> {
+    let mut all: Vec<Row> = Vec::new();
+    for row in rows {
+        if let Some(last) = all.last()
+            && last.arch == row.arch
+            && last.last.minor == row.first.minor
+            && last.last.patch + 1 < row.first.patch
+            && last.layout.wait_reasons == row.layout.wait_reasons
+        {
+            let same = |(key, offset): (&String, &u64)| {
+                (row.layout.offsets.get(key) == Some(offset)).then(|| (key.clone(), *offset))
+            };
+            let layout = Layout {
+                offsets: last.layout.offsets.iter().filter_map(same).collect(),
+                wait_reasons: row.layout.wait_reasons.clone(),
+                witnesses: BTreeMap::new(),
+            };
+            let patch = |release: Release, patch: u16| Release { patch, ..release };
+            let bridge = Row {
+                arch: row.arch.clone(),
+                first: patch(row.first, last.last.patch + 1),
+                last: patch(row.first, row.first.patch - 1),
+                layout,
+            };
+            all.push(bridge);
+        }
+        all.push(row);
+    }
+    all
+}
+
 /// The code of each row's last release: what proves the layout of a release that was not measured.
 fn witnesses(rows: &[Row]) -> String {
     let mut text = String::from("[\n");
+    // Nothing was measured of the others.
+    let rows: Vec<&Row> = rows.iter().filter(|row| !row.layout.witnesses.is_empty()).collect();
     for (index, row) in rows.iter().enumerate() {
         let quoted = |text: &str| Value::from(text).to_string();
         let _ =
@@ -545,6 +593,23 @@ mod tests {
     fn releases_that_cannot_be_had_are_not_covered() {
         let (rows, _) = survey(13, &[0, 6, 7, 13], |patch| u64::from(patch >= 7));
         assert_eq!(amd64(&rows), [(1, 5), (8, 12)]);
+    }
+
+    #[test]
+    fn what_is_the_same_on_both_sides_of_a_gap_is_so_within() {
+        let row = |first, last, goid| Row {
+            arch: "amd64".to_owned(),
+            first: at(first),
+            last: at(last),
+            layout: layout(goid),
+        };
+        let rows = bridged(vec![row(0, 2, 8), row(5, 6, 16), row(7, 9, 24)]);
+        let ranges: Vec<_> = rows.iter().map(|row| (row.first.patch, row.last.patch)).collect();
+        assert_eq!(ranges, [(0, 2), (3, 4), (5, 6), (7, 9)]);
+        assert_eq!(rows[1].layout.difference(&layout(8)), ["g.goid absent -> 8"]);
+        let mut other = row(5, 6, 8);
+        other.layout.wait_reasons.pop();
+        assert_eq!(bridged(vec![row(0, 2, 8), other]).len(), 2);
     }
 
     #[test]

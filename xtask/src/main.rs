@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what a command runner is for")]
 
 mod backends;
+mod bench;
 mod build;
 mod cells;
 mod children;
@@ -19,6 +20,7 @@ mod http;
 mod interrupt;
 mod layouts;
 mod lint;
+mod metrics;
 mod scratch;
 mod setup;
 mod shim;
@@ -80,8 +82,12 @@ verbs! {
     Backends => backends,
     /// Writes the table of what is supported as the tests have found it.
     Support => support,
+    /// Writes the table of which figure is which in runtime/metrics.
+    Metrics => metrics,
     /// Shows gotrail diagnosing a leaking Go service until it panics.
     Demo => demo,
+    /// Measures gotrail beside what else there is, and writes the figures down.
+    Bench => bench,
     /// Runs every check and test; the last line is the sum.
     Test => test,
     /// Tries every parser on hostile input for some minutes each.

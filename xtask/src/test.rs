@@ -111,6 +111,11 @@ impl Session<'_> {
             self.fail(&anyhow::anyhow!("{reason}"));
         }
         let oracle = fixtures::build_helper(workspace, "oracle")?;
+        // It has a library of the outside world in it, which may not be to be had here.
+        let stackparse = fixtures::build_helper(workspace, "stackparse");
+        if let Err(error) = &stackparse {
+            println!("no parser of tracebacks: {error:#}");
+        }
         heading("backends");
         let (backends, failed) = backends::build_all(workspace, &ready.go);
         println!("{} backends are there", backends.len());
@@ -131,6 +136,7 @@ impl Session<'_> {
             .env("GOTRAIL_BIN", gotrail)
             .env("GOTRAIL_FIXTURES", self.list("fixtures.json", &fixtures.json())?)
             .env("GOTRAIL_ORACLE", oracle)
+            .envs(stackparse.ok().map(|path| ("GOTRAIL_STACKPARSE", path)))
             .env("GOTRAIL_GO", ready.go.goroot().join("bin/go"))
             .env("GOTRAIL_MATRIX", support::fresh(workspace)?)
             .env("GOTRAIL_BACKENDS", self.list("backends.json", &backends::json(&backends))?);

@@ -113,6 +113,12 @@ fn globals(binary: &GoBinary, own: &Oracle, twin: &Oracle) {
     ] {
         assert_eq!(address, twin.global_in(own, name).unwrap(), "{name}");
     }
+    let optional = ours.optional;
+    for (name, address) in optional.named() {
+        assert_eq!(address, twin.global_in(own, name).unwrap(), "{name}");
+    }
+    assert!(optional.mheap.is_some() && optional.allfin.is_some() && optional.work.is_some(), "{optional:?}");
+    assert_eq!(optional.cleanups.is_some(), binary.version().minor >= 25, "{optional:?}");
 }
 
 /// The functions of a name, in the symbol table. Where Go code and assembly call each other there are two:

@@ -2,8 +2,15 @@
 
 mod executable;
 mod governor;
+mod pace;
+mod profiler;
+mod rings;
+mod subject;
 mod watcher;
 
 pub use executable::understand;
 pub use governor::{Costs, Ledger, Mode, Numbers, Prices, Step, Stretch, TierState};
+pub use profiler::{CpuCounts, ProfileOptions, ProfileSummary, Profiler};
+pub use rings::{Reached, Ring, Rings, Waited, find_rings};
+pub use subject::{CoreSubject, Subject, SubjectError};
 pub use watcher::{Notice, Options, Summary, WatchError, Watcher};

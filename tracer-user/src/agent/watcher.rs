@@ -5,17 +5,17 @@ use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use tracer_ebpf::{Probe, TIER_T1, TIER_T2};
+use tracer_ebpf::{Probe, SUM_BLOCKED, SUM_BLOCKED_TO_RUN, TIER_T2, TIER_T3};
 
 use super::executable::understand;
 use super::governor::{self, Mode, Running, Step, Stretch, Subject};
-use crate::binary::{BinaryError, CallSite, GoBinary};
+use crate::binary::{BinaryError, CallSite, Frame, GoBinary};
 use crate::detect::{
     Change, Context, Ledger, SiteRef, Thresholds, call_frames, caller_site, examine, watched_connections,
 };
 use crate::memory::{ReadError, Runtime, RuntimeError, Symbolizer, monotonic_ns};
-use crate::model::{CallStack, Event, EventKind, Process, StwReason};
-use crate::probe::{Accounting, Detacher, ProbeError, Session, Stream, Why};
+use crate::model::{CallStack, Distribution, Event, EventKind, Process, SiteWaits, StwReason, WaitSite};
+use crate::probe::{Accounting, Detacher, ProbeError, Session, Stream, SwitchStream, Why};
 use crate::target::{CpuLimit, Exit, Target, TargetError, Watch, cpu_limit};
 
 /// Why a process can't be watched.
@@ -58,10 +58,14 @@ pub struct Options {
     pub thresholds: Thresholds,
     /// How the probes are attached.
     pub probes: crate::probe::Options,
+    /// How long switches between goroutines are observed, from attach on; `None`: not at all. Not kept within the budget.
+    pub switches_for: Option<Duration>,
 }
 
 /// A snapshot may take this share of the time at most.
 const SNAPSHOT_SHARE: u32 = 20;
+/// Batches of switches taken in at one step: many come at once, and the rest must not wait for them.
+const SWITCH_BATCHES: usize = 256;
 /// How long one step waits for records.
 const STEP: Duration = Duration::from_millis(20);
 
@@ -91,6 +95,8 @@ pub enum Notice {
     ProbesLost(String),
     /// The ring had no room for so many records since the last look: that interval has gaps.
     Lost(u64),
+    /// Switches are no longer observed.
+    SwitchesEnded,
     /// The process was stopped by a signal, or goes on.
     Stopped(bool),
     /// A snapshot could not be taken.
@@ -129,6 +135,9 @@ pub struct Watcher {
     options: Options,
     session: Session,
     stream: Option<Stream>,
+    switches: Option<SwitchStream>,
+    /// When the observation of switches ends.
+    switches_until: Option<Instant>,
     watch: Watch,
     process: Process,
     ledger: Ledger,
@@ -159,9 +168,16 @@ impl Watcher {
         let runtime = Runtime::open(&target, &binary)?;
         let bias = runtime.bias();
         let begun = (Instant::now(), runtime.goids());
-        let plan = binary.plan(options.probes.tiers);
-        let probes = crate::probe::Options { first_lease: first_lease(&runtime, &begun), ..options.probes };
-        let (session, stream) = Session::attach(&target, &binary, bias, plan, probes)?;
+        let mut probes = options.probes;
+        if options.switches_for.is_some() {
+            probes.tiers |= TIER_T3;
+        }
+        let plan = binary.plan(probes.tiers);
+        probes.first_lease = first_lease(&runtime, &begun);
+        let (mut session, stream, switches) = Session::attach(&target, &binary, bias, plan, probes)?;
+        if options.switches_for.is_some() {
+            session.begin_switches()?;
+        }
         let pid = target.pid();
         let governor = Running::start(Subject {
             pid,
@@ -194,6 +210,8 @@ impl Watcher {
             stopped: false,
             lost: 0,
             stream: Some(stream),
+            switches: Some(switches),
+            switches_until: options.switches_for.map(|time| Instant::now() + time),
             exit: None,
             last_snapshot_took: Duration::ZERO,
             target,
@@ -252,6 +270,12 @@ impl Watcher {
         caller_site(&self.binary, &self.symbolizer, stack)
     }
 
+    /// The frames of a stack whose first address is exact, and the others are return addresses.
+    #[must_use]
+    pub fn frames(&self, pcs: &[u64]) -> Vec<Frame> {
+        call_frames(&self.binary, &self.symbolizer, &CallStack { pcs: pcs.to_vec(), ..CallStack::default() })
+    }
+
     /// Since when the process is watched, `CLOCK_MONOTONIC` ns.
     #[must_use]
     pub const fn begun_ns(&self) -> u64 {
@@ -279,6 +303,11 @@ impl Watcher {
             return notices;
         }
         let now = Instant::now();
+        if self.switches_until.is_some_and(|end| now >= end) {
+            self.switches_until = None;
+            self.session.end_switches();
+            notices.push(Notice::SwitchesEnded);
+        }
         if now >= self.next_check {
             self.next_check = now + CHECK_EVERY;
             if !self.check(&mut notices) {
@@ -295,6 +324,9 @@ impl Watcher {
     }
 
     fn receive(&mut self) {
+        for batch in self.switches.iter().flat_map(SwitchStream::try_iter).take(SWITCH_BATCHES) {
+            batch.iter().for_each(|switch| self.process.switches.apply(switch));
+        }
         let Some(stream) = &self.stream else { return };
         match stream.recv_timeout(STEP) {
             Ok(batch) => batch.into_iter().for_each(|event| self.apply(event)),
@@ -455,12 +487,18 @@ impl Watcher {
         let mut notices = Vec::new();
         self.govern(&mut notices);
         let detached_in = self.session.detach();
+        if let Some(switches) = self.switches.take() {
+            for batch in switches {
+                batch.iter().for_each(|switch| self.process.switches.apply(switch));
+            }
+        }
         if let Some(stream) = self.stream.take() {
             for batch in stream {
                 batch.into_iter().for_each(|event| self.apply(event));
             }
         }
         self.session.join();
+        self.take_sums();
         self.governor.stop();
         for step in self.governor.steps() {
             if let Step::Ended(stretch) = step {
@@ -499,10 +537,35 @@ impl Watcher {
         self.options.budget
     }
 
+    /// What the kernel summed up of switches; call it once.
+    fn take_sums(&mut self) {
+        for (key, sum) in self.session.sums() {
+            let mut times = Distribution::default();
+            times.add(sum.count, sum.total_ns, &sum.buckets);
+            let site = WaitSite { reason: key.reason, stack: key.stack };
+            let switches = &mut self.process.switches;
+            match key.kind {
+                SUM_BLOCKED => {
+                    switches.add_waits(site, &SiteWaits { blocked: times, ..SiteWaits::default() });
+                }
+                SUM_BLOCKED_TO_RUN => {
+                    switches.add_waits(site, &SiteWaits { until_run: times, ..SiteWaits::default() });
+                }
+                _ => {
+                    switches
+                        .latency
+                        .entry((key.reason != 0).then_some(key.reason))
+                        .or_default()
+                        .merge(&times);
+                }
+            }
+        }
+    }
+
     /// Tiers whose probes are on.
     #[must_use]
     pub fn tiers(&self) -> u32 {
-        self.session.detacher().tiers() & (TIER_T1 | TIER_T2)
+        self.session.detacher().tiers()
     }
 }
 

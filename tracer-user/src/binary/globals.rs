@@ -8,6 +8,7 @@ use super::code::Code;
 use super::error::BinaryError;
 use super::image::Image;
 use super::layout::Layout;
+use super::optional_globals::OptionalGlobals;
 use super::symbols::Symbols;
 use super::version::GoVersion;
 
@@ -28,6 +29,8 @@ pub struct Globals {
     pub memstats: u64,
     /// `runtime.gcphase`.
     pub gcphase: u64,
+    /// Those that only figures and proofs need; each may be missing.
+    pub optional: OptionalGlobals,
     /// Whether they came from machine code.
     pub from_code: bool,
 }
@@ -87,7 +90,18 @@ impl Globals {
             Some(gcphase),
         ] = image.symbol_addresses(NAMES)
         {
-            return Ok(Self { allgs, allp, allm, sched, gc_controller, memstats, gcphase, from_code: false });
+            let optional = OptionalGlobals::by_name(image);
+            return Ok(Self {
+                allgs,
+                allp,
+                allm,
+                sched,
+                gc_controller,
+                memstats,
+                gcphase,
+                optional,
+                from_code: false,
+            });
         }
         let recipe = |name, function, reference, delta| Recipe { name, function, reference, delta };
         let recipes = [
@@ -115,6 +129,7 @@ impl Globals {
                 .ok_or_else(|| error(format!("{} does not refer to it where it should", recipe.function)))?;
         }
         let [allgs, allp, allm, sched, gc_controller, memstats, gcphase] = found;
-        Ok(Self { allgs, allp, allm, sched, gc_controller, memstats, gcphase, from_code: true })
+        let optional = OptionalGlobals::by_code(image, symbols, layout);
+        Ok(Self { allgs, allp, allm, sched, gc_controller, memstats, gcphase, optional, from_code: true })
     }
 }

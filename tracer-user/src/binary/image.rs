@@ -188,6 +188,12 @@ impl Image {
         self.architecture
     }
 
+    /// The linked address at which it begins to run.
+    #[must_use]
+    pub fn entry(&self) -> u64 {
+        FileHeader64::<LittleEndian>::parse(&*self.bytes).map_or(0, |header| header.e_entry(LittleEndian))
+    }
+
     /// Whether the kernel chooses where it is loaded.
     #[must_use]
     pub const fn position_independent(&self) -> bool {
@@ -387,6 +393,22 @@ fn note<'data>(mut notes: Notes<'data>, is: impl Fn(&Note<'data>) -> bool) -> Op
 fn gnu_build_id(notes: Notes<'_>, endian: LittleEndian) -> Option<String> {
     let id = note(notes, |note| note.name() == b"GNU" && note.n_type(endian) == NT_GNU_BUILD_ID)?;
     Some(id.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// The build ID in the notes of a file's first page, as far as that holds them: the linker's, else Go's own.
+#[must_use]
+pub fn build_id_in(page: &[u8]) -> Option<String> {
+    let header = FileHeader64::<LittleEndian>::parse(page).ok()?;
+    let endian = LittleEndian;
+    let headers = header.program_headers(endian, page).ok()?;
+    let notes = || {
+        let covered = headers.iter().take(MAX_SEGMENTS).filter(|h| h.p_type(endian) == PT_NOTE);
+        covered.filter_map(|h| h.notes(endian, page).ok().flatten())
+    };
+    notes().find_map(|notes| gnu_build_id(notes, endian)).or_else(|| {
+        let is_ours = |note: &Note<'_>| note.name() == b"Go" && note.n_type(endian) == NoteType(4);
+        notes().find_map(|notes| Some(String::from_utf8_lossy(note(notes, is_ours)?).into_owned()))
+    })
 }
 
 /// Nothing that is computed from a segment overflows, and they do not hold the file over and over.

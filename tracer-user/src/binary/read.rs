@@ -1,6 +1,7 @@
 //! Reading a whole executable.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::calls::{CallSite, scan};
@@ -54,6 +55,7 @@ pub struct Program {
     symbols: Symbols,
     text: (u64, u64),
     types: u64,
+    variables: [Range<u64>; 2],
     itabs: Option<ItabSource>,
 }
 
@@ -83,7 +85,8 @@ impl Program {
             return Err(no_table());
         }
         let itabs = ItabSource::of(&module);
-        Ok(Self { image, build, symbols, text, types, itabs })
+        let variables = [module.data.start..module.data.end, module.bss.start..module.bss.end];
+        Ok(Self { image, build, symbols, text, types, variables, itabs })
     }
 
     /// What is recorded about the build.
@@ -251,6 +254,12 @@ impl GoBinary {
         self.program.text
     }
 
+    /// Linked addresses of the variables that may hold pointers: those with a value from the start, and the others.
+    #[must_use]
+    pub const fn variables(&self) -> &[Range<u64>; 2] {
+        &self.program.variables
+    }
+
     /// The frames of a linked address, innermost first. See [`Symbols::frames`].
     #[must_use]
     pub fn frames(&self, address: u64, exact: bool) -> Vec<Frame> {
@@ -285,6 +294,14 @@ impl GoBinary {
     #[must_use]
     pub fn returns(&self, function: Function) -> Vec<u64> {
         Code::of(self.image(), function).map(Code::returns).unwrap_or_default()
+    }
+
+    /// Linked addresses of data that the function at a linked address refers to, the first few in the order of its
+    /// instructions.
+    #[must_use]
+    pub fn references(&self, address: u64) -> Vec<u64> {
+        let function = self.symbols().at(address);
+        function.and_then(|f| Code::of(self.image(), f)).map(Code::references).unwrap_or_default()
     }
 
     /// Finds who tunes the runtime by hand.

@@ -6,7 +6,7 @@
 //! into others (with a profile it inlines much of the scheduler) are observed where they can't be: where they
 //! are called through a function value, or at the calls that are left.
 
-use tracer_ebpf::{Probe, TIER_T1, TIER_T2, TIER_T3};
+use tracer_ebpf::{MAX_COROUTINE_CALLS, MAX_RESUMES, Probe, TIER_T1, TIER_T2, TIER_T3};
 
 use super::code::{Code, Cost, Spot};
 use super::image::Image;
@@ -71,6 +71,10 @@ pub struct Plan {
     pub unavailable: Vec<Unavailable>,
     /// What is observed elsewhere than usual.
     pub substitutes: Vec<Substitute>,
+    /// Linked addresses that calls of `gogo` return to which resume a goroutine that never ceased to run.
+    pub resumes: Vec<u64>,
+    /// Linked addresses that calls of `gogo` return to which hand over from one coroutine to another.
+    pub coroutine_calls: Vec<u64>,
 }
 
 impl Plan {
@@ -303,8 +307,38 @@ impl<'a> Planner<'a> {
             .ok_or_else(|| "its code is not in the file".to_owned())
             .and_then(|code| code.gogo(g_offset));
         self.add(Probe::GoRun, WHAT, function, spot);
+        self.tell_runs_apart(function);
         for (_, into) in self.inlining.hosts_of("runtime.execute") {
             self.substitute(Probe::GoRun, "runtime.execute", into, "runtime.gogo, which is never inlined");
+        }
+    }
+
+    /// Not every call of `gogo` is a run: `newstack` goes on with a goroutine whose stack has grown, `recovery` behind
+    /// a panic, `goschedguarded_m` with one that may not yield (runtime/stack.go, panic.go, proc.go, Go 1.18 to 1.27).
+    /// Which a call is, the function tells whose source it is in, wherever that was inlined.
+    fn tell_runs_apart(&mut self, gogo: Function) {
+        for (function, _) in self.runtime_functions() {
+            let Some(code) = Code::of(self.image, function).filter(|code| code.may_call(&[gogo.entry]))
+            else {
+                continue;
+            };
+            for spot in code.at_calls(gogo.entry, 0) {
+                let back = spot.address + spot.len as u64;
+                let frames = self.symbols.frames(self.image, back, false);
+                let (calls, most) = match frames.first().map(|frame| frame.function.as_str()) {
+                    Some("runtime.newstack" | "runtime.recovery" | "runtime.goschedguarded_m") => {
+                        (&mut self.plan.resumes, MAX_RESUMES)
+                    }
+                    Some("runtime.coroswitch_m") => (&mut self.plan.coroutine_calls, MAX_COROUTINE_CALLS),
+                    _ => continue,
+                };
+                if calls.len() < most {
+                    calls.push(back);
+                } else {
+                    let why = format!("gogo is called at more than {most} places that are no runs");
+                    self.unavailable(Probe::GoRun, why, true);
+                }
+            }
         }
     }
 

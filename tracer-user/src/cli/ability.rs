@@ -52,10 +52,7 @@ pub(crate) fn of_binary(binary: &GoBinary) -> Vec<Ability> {
             ability.why = "a library in a program of another language is not watched".to_owned();
             ability.remedy = Some("a program of Go around it".to_owned());
         } else if ability.ok && ability.name.starts_with("T3") {
-            ability.ok = false;
-            ability.why =
-                format!("{}; planned, but this version of gotrail does not attach them", ability.why);
-            ability.remedy = Some("a later gotrail".to_owned());
+            ability.why = format!("{}; on for the time that `attach --switches` says", ability.why);
         }
     }
     abilities
@@ -152,6 +149,16 @@ pub(crate) fn on_host(
             }
         });
     }
+    abilities.push(match (&memory, kernel.links.is_some() && kernel.btf) {
+        (Ok(()), true) => Ability::yes("profile", "where the time of all goroutines goes, with stacks on the CPUs"),
+        (Ok(()), false) => Ability::yes(
+            "profile",
+            "where the time of all goroutines goes; running ones without a stack: that takes root, or CAP_BPF and CAP_PERFMON, and a kernel with BTF",
+        ),
+        (Err((why, remedy)), _) => {
+            Ability { name: "profile", ok: false, why: format!("needs T0: {why}"), remedy: remedy.clone() }
+        }
+    });
     abilities.push(match (&memory, &rare, &lifetimes) {
         (Ok(()), Ok(()), Ok(())) => Ability::yes("attach", "watches with T0, T1 and T2"),
         (Ok(()), Ok(()), Err((why, _))) => {

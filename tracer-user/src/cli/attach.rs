@@ -12,10 +12,11 @@ use gotrail::target::{Exit, Target};
 use gotrail::text::{bytes, duration, printable};
 use serde_json::{Value, json};
 
-use super::args::{AttachArgs, Format};
+use super::args::{AttachArgs, Format, SwitchForm};
 use super::export::Export;
 use super::failure::{BACKEND, Failure};
 use super::signals::{self, Signals};
+use super::switches::Told;
 use super::{cost, human, json};
 
 /// Longest that sending the last data may take.
@@ -165,6 +166,9 @@ impl Attach<'_> {
                     "attached_in_ns": nanos(session.attached_in()),
                     "links": session.links().describe(),
                     "neighbours_pay": session.links() == Links::Multi,
+                    "programs": session.loaded_in().iter().map(|(name, took)| json!({
+                        "name": name, "loaded_in_ns": nanos(*took),
+                    })).collect::<Vec<_>>(),
                     "not_seen": plan.unavailable.iter().filter(|u| u.lost).map(|u| json!({
                         "probe": u.probe.name(), "why": u.why,
                     })).collect::<Vec<_>>(),
@@ -197,6 +201,7 @@ impl Attach<'_> {
                     "lost",
                     &format!("{count} events were lost (the ring was full): counts of this moment are too low; --ring-kib makes it larger"),
                 ),
+                Notice::SwitchesEnded => self.note("switches_ended", "switches are no longer observed; the summary tells of them"),
                 Notice::Stopped(true) => self.note("stopped", "the process is stopped (SIGSTOP or a debugger): nothing in it moves"),
                 Notice::Stopped(false) => self.note("stopped", "the process goes on"),
                 Notice::ProbesLost(why) => self.note("probes_lost", &format!("probes are off: {why}")),
@@ -378,11 +383,18 @@ impl Attach<'_> {
                     "remembered_pauses": process.stw.forgotten(),
                     "remembered_cycles": process.gc.forgotten(),
                 },
+                "switches": self.switches(summary).map(|told| told.to_json()),
                 "losses": json::losses(&summary.accounting),
                 "cost": self.cost(summary),
                 "export": self.export.state_json(),
             }),
         );
+    }
+
+    /// What there is to say of switches, if they were asked for.
+    fn switches<'a>(&'a self, summary: &'a Summary) -> Option<Told<'a>> {
+        self.args.switches?;
+        Some(Told::new(&self.watcher, summary, self.args.switches_as == SwitchForm::Records))
     }
 
     /// What the probes cost the target.
@@ -495,6 +507,9 @@ impl Attach<'_> {
                 figures.gomaxprocs
             );
         }
+        if let Some(told) = self.switches(summary) {
+            told.print();
+        }
         let accounting = &summary.accounting;
         let total = accounting.total();
         let verdict = if accounting.balances() {
@@ -503,9 +518,10 @@ impl Attach<'_> {
             "THE ACCOUNT DOES NOT BALANCE: please report this"
         };
         outln!(
-            "  probes: {} hits = {} delivered + {} lost; {verdict}; {} incomplete reads; off in {}",
+            "  probes: {} hits = {} delivered + {}{} lost; {verdict}; {} incomplete reads; off in {}",
             total.hits,
             total.delivered,
+            aside(total.summed, total.skipped),
             accounting.lost(),
             total.partial,
             duration(nanos(summary.detached_in))
@@ -529,4 +545,13 @@ impl Attach<'_> {
 
 fn nanos(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Hits that have no record and are not lost, where there are such.
+fn aside(summed: u64, skipped: u64) -> String {
+    [(summed, "summed up in the kernel"), (skipped, "passed over")]
+        .into_iter()
+        .filter(|(count, _)| *count != 0)
+        .map(|(count, what)| format!("{count} {what} + "))
+        .collect()
 }

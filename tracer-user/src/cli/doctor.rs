@@ -31,9 +31,13 @@ impl Check {
 
 /// Number (`include/uapi/linux/capability.h`), name, and what it is needed for.
 const CAPABILITIES: [(u32, &str, &str); 4] = [
-    (19, "CAP_SYS_PTRACE", "ps, dump, attach: to read the memory of other users' processes"),
-    (39, "CAP_BPF", "attach: to load eBPF programs"),
-    (38, "CAP_PERFMON", "attach: to place uprobes and to read the process from them"),
+    (19, "CAP_SYS_PTRACE", "ps, dump, profile, attach: to read the memory of other users' processes"),
+    (39, "CAP_BPF", "attach, profile: to load eBPF programs"),
+    (
+        38,
+        "CAP_PERFMON",
+        "attach: to place uprobes and to read the process from them; profile: to sample the CPUs",
+    ),
     (21, "CAP_SYS_ADMIN", "attach: to place uprobes one by one, which kernels before 6.6 ask for"),
 ];
 
@@ -97,7 +101,7 @@ fn host(kernel: &Kernel) -> Vec<Check> {
             if kernel.btf {
                 "/sys/kernel/btf/vmlinux"
             } else {
-                "the kernel was built without CONFIG_DEBUG_INFO_BTF; gotrail does not need it yet"
+                "the kernel was built without CONFIG_DEBUG_INFO_BTF; profile does without stacks of running goroutines"
             },
         ),
         match (kernel.links, &kernel.links_error) {

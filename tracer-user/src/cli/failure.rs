@@ -1,11 +1,11 @@
 //! Errors by exit code: 2 usage, 3 not a Go process or not supported, 4 not permitted, 5 gone before attach,
 //! 6 a backend or file failed.
 
-use gotrail::agent::WatchError;
+use gotrail::agent::{SubjectError, WatchError};
 use gotrail::binary::BinaryError;
 use gotrail::memory::{ReadError, RuntimeError};
 use gotrail::probe::ProbeError;
-use gotrail::target::TargetError;
+use gotrail::target::{CoreError, TargetError};
 
 pub(crate) const USAGE: u8 = 2;
 pub(crate) const UNSUPPORTED: u8 = 3;
@@ -57,6 +57,21 @@ impl From<RuntimeError> for Failure {
             }
             _ => Self::new(UNSUPPORTED, error.to_string()),
         }
+    }
+}
+
+impl From<SubjectError> for Failure {
+    fn from(error: SubjectError) -> Self {
+        let code = match error {
+            SubjectError::Process(error) => return error.into(),
+            SubjectError::Neither { .. }
+            | SubjectError::NotForProcess { .. }
+            | SubjectError::NoExecutable { .. }
+            | SubjectError::WrongExecutable { .. } => USAGE,
+            SubjectError::Core(CoreError::Io { .. }) => BACKEND,
+            SubjectError::Core(_) | SubjectError::Binary { .. } | SubjectError::Memory { .. } => UNSUPPORTED,
+        };
+        Self::new(code, error.to_string())
     }
 }
 

@@ -88,12 +88,12 @@ pub(crate) fn stack(frames: &[Frame], indent: &str) -> String {
             }
             continue;
         }
-        let place = printable(from_source_root(&frame.file));
+        let place = match frame.file.as_str() {
+            "" => String::new(),
+            file => format!("  {}:{}", printable(from_source_root(file)), frame.line),
+        };
         let repeated = if *times == 1 { String::new() } else { format!("  ({times} times)") };
-        line(
-            &mut out,
-            format_args!("{indent}{}  {place}:{}{repeated}", printable(&frame.function), frame.line),
-        );
+        line(&mut out, format_args!("{indent}{}{place}{repeated}", printable(&frame.function)));
     }
     out
 }

@@ -31,8 +31,12 @@ mod failure;
 mod human;
 mod inspect;
 mod json;
+mod mapping;
+mod profile;
 mod ps;
 mod signals;
+mod stats;
+mod switches;
 
 use std::process::ExitCode;
 
@@ -49,6 +53,8 @@ pub(crate) fn run() -> ExitCode {
     let result = match cli.command {
         Command::Attach(args) => attach::run(&args),
         Command::Dump(args) => dump::run(&args),
+        Command::Profile(args) => profile::run(&args),
+        Command::Stats(args) => stats::run(&args),
         Command::Ps(args) => ps::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Inspect(args) => inspect::run(&args),

@@ -24,6 +24,11 @@ impl Signals {
         self.stop.load(Ordering::Acquire)
     }
 
+    /// The same, for the library.
+    pub(crate) fn flag(&self) -> &AtomicBool {
+        &self.stop
+    }
+
     /// From now on these probes go with the first signal; at once if it has come already.
     pub(crate) fn follow(&self, detacher: Detacher) {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);

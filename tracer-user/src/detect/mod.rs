@@ -3,6 +3,7 @@
 
 mod crash;
 mod deadlock;
+mod figures;
 mod finding;
 mod forced_gc;
 mod gomaxprocs;
@@ -13,6 +14,7 @@ mod sites;
 mod stuck;
 mod text;
 
+pub use figures::{Look, Remark, remarks};
 pub use finding::{Degree, Finding, Role, SiteRef, State, Trend};
 pub use ledger::{Change, Ledger, Reported};
 #[cfg(feature = "probe")]

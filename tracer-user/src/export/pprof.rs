@@ -23,10 +23,14 @@ struct Profile {
     string_table: Vec<String>,
     #[prost(int64, tag = "9")]
     time_nanos: i64,
+    #[prost(int64, tag = "10")]
+    duration_nanos: i64,
     #[prost(message, optional, tag = "11")]
     period_type: Option<ValueType>,
     #[prost(int64, tag = "12")]
     period: i64,
+    #[prost(int64, tag = "14")]
+    default_sample_type: i64,
 }
 
 /// `ValueType`; both are places in the string table, as are all names below.
@@ -134,9 +138,12 @@ pub struct Mapping<'a> {
 /// Locations and labels of a sample.
 type SampleKey = (Vec<u64>, Vec<(i64, i64)>);
 
-/// A profile of goroutines in the making.
+/// What a profile's values are: name and unit of each.
+pub type Kinds<'a> = &'a [(&'a str, &'a str)];
+
+/// A profile in the making: stacks with as many values each as it has kinds.
 #[derive(Debug)]
-pub struct Goroutines {
+pub struct Builder {
     profile: Profile,
     strings: HashMap<String, i64>,
     functions: HashMap<(i64, i64), u64>,
@@ -144,10 +151,10 @@ pub struct Goroutines {
     samples: HashMap<SampleKey, usize>,
 }
 
-impl Goroutines {
-    /// An empty one, of a moment in wall time.
+impl Builder {
+    /// An empty one, of a moment in wall time. The first kind is that of its period.
     #[must_use]
-    pub fn new(time_unix_ns: i64, mapping: &Mapping<'_>) -> Self {
+    pub fn new(time_unix_ns: i64, kinds: Kinds<'_>, mapping: &Mapping<'_>) -> Self {
         let mut this = Self {
             profile: Profile { time_nanos: time_unix_ns, period: 1, ..Profile::default() },
             strings: HashMap::new(),
@@ -157,9 +164,11 @@ impl Goroutines {
         };
         // The first string has to be empty.
         this.string("");
-        let kind = ValueType { kind: this.string("goroutine"), unit: this.string("count") };
-        this.profile.sample_type.push(kind);
-        this.profile.period_type = Some(kind);
+        for (kind, unit) in kinds {
+            let kind = ValueType { kind: this.string(kind), unit: this.string(unit) };
+            this.profile.sample_type.push(kind);
+        }
+        this.profile.period_type = this.profile.sample_type.first().copied();
         let entry = MappingEntry {
             id: 1,
             memory_start: mapping.memory.0,
@@ -176,9 +185,18 @@ impl Goroutines {
         this
     }
 
-    /// Adds one goroutine: its stack as addresses with their frames, both innermost first, and its labels.
+    /// What it covers: the time that it took, and the distance between two samples, ns. `shown` is the kind that
+    /// tools show unless told otherwise.
+    pub fn over(&mut self, duration_ns: i64, period_ns: i64, shown: &str) {
+        self.profile.duration_nanos = duration_ns;
+        self.profile.period = period_ns;
+        self.profile.default_sample_type = self.string(shown);
+    }
+
+    /// Adds values to a stack: addresses with their frames, both innermost first, and labels.
     pub fn add<'f>(
         &mut self,
+        values: &[i64],
         stack: impl IntoIterator<Item = (u64, &'f [Frame])>,
         labels: impl IntoIterator<Item = (&'f str, &'f str)>,
     ) {
@@ -186,16 +204,18 @@ impl Goroutines {
             stack.into_iter().map(|(address, frames)| self.location(address, frames)).collect();
         let labels: Vec<(i64, i64)> =
             labels.into_iter().map(|(key, text)| (self.string(key), self.string(text))).collect();
-        let samples = &mut self.profile.sample;
+        let (samples, kinds) = (&mut self.profile.sample, self.profile.sample_type.len());
         let index = *self.samples.entry((locations, labels)).or_insert_with_key(|(locations, labels)| {
             samples.push(Sample {
                 location_id: locations.clone(),
-                value: vec![0],
+                value: vec![0; kinds],
                 label: labels.iter().map(|&(key, text)| Label { key, text }).collect(),
             });
             samples.len() - 1
         });
-        self.profile.sample[index].value[0] += 1;
+        for (sum, value) in self.profile.sample[index].value.iter_mut().zip(values) {
+            *sum += value;
+        }
     }
 
     /// The bytes of the profile. They are not compressed: pprof takes both.
@@ -239,6 +259,33 @@ impl Goroutines {
         self.profile.location.push(Location { id, mapping_id, address, line });
         self.locations.insert(address, id);
         id
+    }
+}
+
+/// A profile of goroutines in the making.
+#[derive(Debug)]
+pub struct Goroutines(Builder);
+
+impl Goroutines {
+    /// An empty one, of a moment in wall time.
+    #[must_use]
+    pub fn new(time_unix_ns: i64, mapping: &Mapping<'_>) -> Self {
+        Self(Builder::new(time_unix_ns, &[("goroutine", "count")], mapping))
+    }
+
+    /// Adds one goroutine: its stack as addresses with their frames, both innermost first, and its labels.
+    pub fn add<'f>(
+        &mut self,
+        stack: impl IntoIterator<Item = (u64, &'f [Frame])>,
+        labels: impl IntoIterator<Item = (&'f str, &'f str)>,
+    ) {
+        self.0.add(&[1], stack, labels);
+    }
+
+    /// The bytes of the profile.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        self.0.encode()
     }
 }
 

@@ -7,9 +7,12 @@ use std::hint::black_box;
 use super::random::Random;
 use super::said;
 use crate::binary::GoBinary;
+use crate::detect::{Look, remarks};
+use crate::memory::stats::Rates;
 use crate::memory::{
     Details, MAX_CASES, MAX_LABELS, ReadError, Reader, Runtime, Symbolizer, Target, Wait, Want,
 };
+use crate::target::Registers;
 
 /// Where the executable is loaded.
 const BIAS: u64 = 0x1_0000;
@@ -31,6 +34,8 @@ const STACK_SIZE: u64 = 0x2000;
 /// A waiter, a channel and labels of each goroutine.
 const WAIT_SIZE: u64 = 0x300;
 const COUNTS: (u64, u64, u64) = (40, 5, 3);
+/// The number of the first thread.
+const THREAD: u64 = 100;
 /// Reads that one look at a process of this size may take, with everything in it a lie.
 const MOST_READS: u64 = 4_000_000;
 
@@ -140,8 +145,10 @@ impl<'a> Honest<'a> {
             for (offset, value) in [
                 (layout.m.g0, GS + index * G_STRIDE),
                 (layout.m.alllink, next),
-                (layout.m.procid, 100 + index),
-                (layout.m.curg, GS + (ms + index) * G_STRIDE),
+                (layout.m.procid, THREAD + index),
+                (layout.m.gsignal, GS + (ms + index) * G_STRIDE),
+                // The first one runs.
+                (layout.m.curg, GS + (2 * ms + index) * G_STRIDE),
             ] {
                 memory.put(m + u64::from(offset), value);
             }
@@ -256,7 +263,24 @@ pub fn memory(process: &Honest<'_>, input: &[u8]) {
         };
         memory.lies.push(Lie { address: address & !7, value, since });
     }
-    look(&Runtime::over(memory, binary, BIAS), input.is_empty());
+    look(&Runtime::over(memory, binary, BIAS, &registers(binary)), input.is_empty());
+}
+
+/// Threads on the stacks of goroutine, runtime and signal handler, and elsewhere, between the functions that lead from
+/// one to the other.
+fn registers(binary: &GoBinary) -> Vec<(u32, Registers)> {
+    const BETWEEN: [&str; 4] =
+        ["runtime.sigtramp", "runtime.systemstack", "runtime.mcall", "runtime.morestack"];
+    let between = binary.symbols().find(binary.image(), BETWEEN);
+    let (_, ms, _) = COUNTS;
+    (0..ms)
+        .map(|index| {
+            let g = [2 * ms, ms, 0, ms, 0][index as usize % 5] + index;
+            let pc = between[index as usize % 4].map_or(0, |f| f.entry.wrapping_add(BIAS).wrapping_add(16));
+            let sp = STACKS + g * STACK_SIZE + 0x40 * (index + 1);
+            ((THREAD + index) as u32, Registers { pc, sp, link: Some(pc) })
+        })
+        .collect()
 }
 
 fn look(runtime: &Runtime<'_, Lies<'_>>, honest: bool) {
@@ -266,7 +290,26 @@ fn look(runtime: &Runtime<'_, Lies<'_>>, honest: bool) {
     checked.as_ref().err().into_iter().for_each(said);
     runtime.count_goroutines().as_ref().err().into_iter().for_each(said);
     runtime.figures().as_ref().err().into_iter().for_each(said);
-    match runtime.snapshot_with(Want { waits: true, labels: true }) {
+    match runtime.stats() {
+        Ok(stats) => {
+            assert!(stats.collector.pauses.len() <= 256);
+            let times = stats.schedule_latency.iter().chain(&stats.pauses.gc_total);
+            times.for_each(|histogram| assert!(histogram.buckets().len() <= 721));
+            let rates = Rates::between(&stats, &stats);
+            assert_eq!((rates.cycles, rates.pause_ns), (0, 0));
+            let look = Look { stats: &stats, rates: Some(&rates), cpu_limit: None, memory: None };
+            black_box(remarks(&look));
+            black_box(stats.heap.as_ref().map(|heap| (heap.allocs_by_size(), heap.own(), heap.ready())));
+        }
+        Err(error) => said(&error),
+    }
+    match runtime.snapshot_with(Want {
+        waits: true,
+        labels: true,
+        origins: true,
+        places: true,
+        no_stacks: false,
+    }) {
         Ok((snapshot, details)) => {
             look_closer(runtime, &details, honest);
             let mut symbolizer = Symbolizer::default();

@@ -4,6 +4,7 @@
 //! Each ends with a result or an error in words. It panics where a parser does, and where what a parser says
 //! can't be.
 
+mod core_file;
 mod dwarf;
 mod memory;
 mod overlay;
@@ -13,13 +14,14 @@ mod text;
 use std::hint::black_box;
 use std::sync::Arc;
 
-use tracer_ebpf::{MAX_FRAMES, MAX_TEXT, TIER_T1, TIER_T2, TIER_T3};
+use tracer_ebpf::{MAX_FRAMES, MAX_SWITCH_FRAMES, MAX_TEXT, TIER_T1, TIER_T2, TIER_T3};
 
 use crate::binary::layout::{Layout, from_dwarf};
 use crate::binary::{Architecture, GoBinary, GoVersion, Image, Program, code_holds};
-use crate::model::{CrashText, EventKind};
+use crate::model::{CrashText, EventKind, SwitchKind};
 use crate::record;
 
+pub use core_file::{core_base, core_file};
 pub use dwarf::dwarf_only;
 pub use memory::{Honest, memory, memory_input};
 pub use overlay::{Base, overlay, overlay_input};
@@ -195,6 +197,17 @@ pub fn machine_code(bytes: &[u8]) {
 /// Decodes a record of the ring: the first eight bytes are the load bias.
 pub fn events(bytes: &[u8]) {
     let Some((bias, bytes)) = bytes.split_first_chunk::<8>() else { return };
+    if let Some(decoded) = record::decode_sample(bytes, u64::from_le_bytes(*bias)) {
+        assert!(decoded.sample.user_from <= decoded.sample.pcs.len());
+        assert_ne!(decoded.sample.goid, Some(0));
+        let _ = (decoded.cpu, decoded.sequence);
+    }
+    if let Some(switch) = record::decode_switch(bytes, u64::from_le_bytes(*bias)) {
+        assert_eq!(switch.probe.tier(), TIER_T3);
+        if let SwitchKind::Stack { pcs, .. } = &switch.event.kind {
+            assert!(pcs.len() <= MAX_SWITCH_FRAMES);
+        }
+    }
     let Some(decoded) = record::decode(bytes, u64::from_le_bytes(*bias)) else { return };
     assert_ne!(decoded.event.goid, Some(0));
     let stack = match &decoded.event.kind {

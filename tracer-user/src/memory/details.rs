@@ -5,12 +5,13 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::ancestors::Ancestor;
 use super::labels::{self, Labels};
-use super::reader::{Reader, u8_at, u32_at, u64_at};
+use super::reader::{Reader, field, u8_at, u32_at, u64_at};
 use super::runtime::{Runtime, RuntimeError};
 use super::snapshot::RawG;
 use super::stack::Unwinder;
-use super::wait::{Case, Channel, Direction, Kind, MAX_CASES, Target, Wait};
+use super::wait::{Case, Channel, Direction, Kind, MAX_CASES, Target, Timer, Wait};
 
 /// Most cases of a `select` (`selectgo`, runtime/select.go).
 const MOST_CASES: usize = 1 << 16;
@@ -22,6 +23,24 @@ pub struct Want {
     pub waits: bool,
     /// Their pprof labels: contents of the process.
     pub labels: bool,
+    /// Not their stacks: states, reasons and places of creation alone.
+    pub no_stacks: bool,
+    /// Their ancestors, which the runtime keeps with `GODEBUG=tracebackancestors=N` only, and the bubbles of
+    /// testing/synctest that they are in.
+    pub origins: bool,
+    /// With `waits`: where the runtime keeps what it knows of those that wait.
+    pub places: bool,
+}
+
+/// Where the runtime keeps what it knows of a parked goroutine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Its `g`.
+    pub(super) g: u64,
+    /// `g.waiting`.
+    pub(super) waiting: u64,
+    /// Its `sudog`s.
+    pub(super) sudogs: Vec<u64>,
 }
 
 /// What one snapshot may read of it: far more than real programs have, so that memory that was made to lead astray
@@ -33,11 +52,13 @@ pub(super) struct Budget {
     pub(super) labels: u64,
     /// Bytes of the names of channels' elements: each channel has its own copy.
     names: usize,
+    /// Addresses on the stacks of ancestors.
+    pub(super) ancestors: usize,
 }
 
 impl Default for Budget {
     fn default() -> Self {
-        Self { waiters: 1 << 23, labels: 1 << 26, names: 1 << 26 }
+        Self { waiters: 1 << 23, labels: 1 << 26, names: 1 << 26, ancestors: 1 << 22 }
     }
 }
 
@@ -50,6 +71,12 @@ pub struct Details {
     pub channels: HashMap<u64, Channel>,
     /// By goroutine id: the labels of those that have any; `None` where they could not be read.
     pub labels: HashMap<u64, Option<Arc<Labels>>>,
+    /// By goroutine id: the ancestors of those that have any, the nearest first.
+    pub ancestors: HashMap<u64, Vec<Ancestor>>,
+    /// By goroutine id: the numbers of the testing/synctest bubbles of those that are in one.
+    pub bubbles: HashMap<u64, u64>,
+    /// By goroutine id, of those that wait.
+    pub(super) places: HashMap<u64, Place>,
 }
 
 /// A parked goroutine.
@@ -69,6 +96,11 @@ pub(super) struct Draft {
     queued: Vec<Vec<Sudog>>,
     channels: HashMap<u64, RawChannel>,
     labels: Vec<Option<Option<Arc<Labels>>>>,
+    /// For each of them; empty if not wanted.
+    ancestors: Vec<Vec<Ancestor>>,
+    bubbles: Vec<Option<u64>>,
+    /// For each of them, its `g` and `g.waiting`; empty if not wanted.
+    places: Vec<(u64, u64)>,
 }
 
 #[derive(Clone, Copy)]
@@ -97,6 +129,9 @@ impl<R: Reader> Runtime<'_, R> {
             queued: vec![Vec::new(); raws.len()],
             channels: HashMap::new(),
             labels: vec![None; raws.len()],
+            ancestors: Vec::new(),
+            bubbles: Vec::new(),
+            places: Vec::new(),
         };
         if want.waits {
             self.draft_waits(raws, unwinder, budget, &mut draft)?;
@@ -104,7 +139,22 @@ impl<R: Reader> Runtime<'_, R> {
         if want.labels {
             self.draft_labels(raws, budget, &mut draft);
         }
+        if want.places {
+            let waiting = self.binary.layout().g.waiting;
+            draft.places = raws.iter().map(|raw| (raw.address, u64_at(raw.bytes, waiting))).collect();
+        }
+        if want.origins {
+            draft.ancestors = raws.iter().map(|raw| self.ancestors(raw.bytes, budget)).collect();
+            draft.bubbles = raws.iter().map(|raw| self.bubble(raw.bytes)).collect();
+        }
         Ok(draft)
+    }
+
+    /// The number of the bubble that a goroutine is in.
+    fn bubble(&self, g: &[u8]) -> Option<u64> {
+        let layout = self.binary.layout();
+        let bubble = u64_at(g, layout.g.bubble?);
+        (bubble != 0).then(|| self.memory.u64(field(bubble, layout.bubble.id?)).ok()).flatten()
     }
 
     /// Whether what leads to the details stayed the same.
@@ -123,6 +173,7 @@ impl<R: Reader> Runtime<'_, R> {
     ) -> Result<(), RuntimeError> {
         let layout = &self.binary.layout().g;
         let (mut lists, mut semaphores, mut conds) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut sleeps, mut polls) = (Vec::new(), Vec::new());
         for (index, raw) in raws.iter().enumerate() {
             if !self.status(raw.bytes).is_parked() {
                 continue;
@@ -133,7 +184,16 @@ impl<R: Reader> Runtime<'_, R> {
                 Kind::Other => None,
                 Kind::Forever => Some(Wait::Forever),
                 Kind::Sleep => {
-                    Some(Wait::Sleep { until_ns: layout.sleep_when.map(|at| u64_at(raw.bytes, at)) })
+                    let is_false = layout.bubble.is_some_and(|at| u64_at(raw.bytes, at) != 0);
+                    let until_ns = layout.sleep_when.map(|at| u64_at(raw.bytes, at)).filter(|_| !is_false);
+                    if layout.sleep_when.is_none() {
+                        sleeps.push(index);
+                    }
+                    Some(Wait::Sleep { until_ns })
+                }
+                Kind::Io => {
+                    polls.push(index);
+                    Some(Wait::Io(None))
                 }
                 // Every case has a nil channel (`selectgo` leaves these out).
                 Kind::Select if waiting == 0 => Some(Wait::Forever),
@@ -159,12 +219,41 @@ impl<R: Reader> Runtime<'_, R> {
             indices.iter().map(parked).collect()
         };
         for (index, found) in semaphores.iter().zip(self.semaphores(&parked(&semaphores), unwinder)?) {
-            draft.waits[*index] = Some(Wait::Semaphore(found));
+            draft.waits[*index] = Some(Wait::Semaphore(found.map(|(semaphore, _)| semaphore)));
+            draft.queued[*index].extend(found.map(|(_, sudog)| Sudog { at: sudog, next: 0 }));
         }
         for (index, found) in conds.iter().zip(self.conds(&parked(&conds), unwinder, budget)?) {
             draft.waits[*index] = Some(Wait::Cond(found));
         }
+        for (index, found) in polls.iter().zip(self.polls(&parked(&polls), unwinder)?) {
+            draft.waits[*index] = Some(Wait::Io(found));
+        }
+        if let Some(timer) = layout.timer {
+            let timers: Vec<u64> = sleeps.iter().map(|index| u64_at(raws[*index].bytes, timer)).collect();
+            for (index, timer) in sleeps.iter().zip(self.timers(&timers)?) {
+                // One that is being set has no time yet.
+                let until_ns = timer.map(|timer| timer.when_ns).filter(|at| *at != 0);
+                draft.waits[*index] = Some(Wait::Sleep { until_ns });
+            }
+        }
         Ok(())
+    }
+
+    /// Timers by address (`runtime.timer`, runtime/time.go); `None` for those that are none.
+    fn timers(&self, addresses: &[u64]) -> Result<Vec<Option<Timer>>, RuntimeError> {
+        let layout = &self.binary.layout().timer;
+        let (Some(when), Some(period)) = (layout.when, layout.period) else {
+            return Ok(vec![None; addresses.len()]);
+        };
+        let size = when.max(period) as usize + 8;
+        let parts: Vec<(u64, usize)> = addresses.iter().map(|address| (*address, size)).collect();
+        let (bytes, read) = self.memory.read_batch(&parts).map_err(|e| self.read_error(e))?;
+        let timers =
+            parts.iter().zip(bytes.chunks_exact(size)).zip(read).map(|(((address, _), timer), read)| {
+                (read && *address != 0)
+                    .then(|| Timer { when_ns: u64_at(timer, when), period_ns: u64_at(timer, period) })
+            });
+        Ok(timers.collect())
     }
 
     /// Follows `g.waiting`: one `sudog`, or for a `select` a list of them in the order of the channels' addresses.
@@ -225,7 +314,7 @@ impl<R: Reader> Runtime<'_, R> {
                     Kind::Cond if c == 0 && elem != 0 => *wait = Some(Wait::Cond(Some(elem))),
                     _ => *wait = Some(Wait::Unread),
                 }
-                if c != 0 && draft.queued[index].len() < MAX_CASES {
+                if draft.queued[index].len() < MAX_CASES {
                     draft.queued[index].push(Sudog { at, next: u64_at(sudog, layout.next) });
                 }
             }
@@ -246,14 +335,18 @@ impl<R: Reader> Runtime<'_, R> {
                 _ => None,
             })
             .collect();
-        let size = [layout.recvq_first, layout.sendq_first, layout.elemtype, layout.closed]
-            .into_iter()
-            .max()
-            .unwrap_or(0) as usize
-            + 8;
+        let fields = [
+            layout.recvq_first,
+            layout.sendq_first,
+            layout.elemtype,
+            layout.closed,
+            layout.timer.unwrap_or(0),
+        ];
+        let size = fields.into_iter().max().unwrap_or(0) as usize + 8;
         let parts: Vec<(u64, usize)> = distinct.into_iter().map(|address| (address, size)).collect();
         let (bytes, read) = self.memory.read_batch(&parts).map_err(|e| self.read_error(e))?;
         let mut names: HashMap<u64, Option<String>> = HashMap::new();
+        let mut timers = Vec::new();
         for (((address, _), hchan), read) in parts.iter().zip(bytes.chunks_exact(size)).zip(read) {
             if !read {
                 continue;
@@ -271,10 +364,20 @@ impl<R: Reader> Runtime<'_, R> {
                     left.is_some()
                 });
             let closed = u32_at(hchan, layout.closed) != 0;
-            let channel = Channel { element, capacity, length, closed };
+            let timer = layout.timer.map_or(0, |at| u64_at(hchan, at));
+            if timer != 0 {
+                timers.push((*address, timer));
+            }
+            let channel = Channel { element, capacity, length, closed, timer: None };
             let receivers = u64_at(hchan, layout.recvq_first);
             let senders = u64_at(hchan, layout.sendq_first);
             draft.channels.insert(*address, RawChannel { channel, receivers, senders });
+        }
+        let addresses: Vec<u64> = timers.iter().map(|(_, timer)| *timer).collect();
+        for ((channel, _), timer) in timers.iter().zip(self.timers(&addresses)?) {
+            if let Some(known) = draft.channels.get_mut(channel) {
+                known.channel.timer = timer;
+            }
         }
         Ok(())
     }
@@ -317,11 +420,21 @@ impl Details {
                         direction(channel, receivers.contains(&sudog.at), senders.contains(&sudog.at));
                 }
             }
+            if let Some((g, waiting)) = draft.places.get(*index).copied() {
+                let sudogs = draft.queued[*index].iter().map(|sudog| sudog.at).collect();
+                self.places.insert(*goid, Place { g, waiting, sudogs });
+            }
             self.waits.insert(*goid, wait);
         }
         for (index, goid) in unchanged {
             if let Some(labels) = draft.labels[*index].take() {
                 self.labels.insert(*goid, labels);
+            }
+            if let Some(ancestors) = draft.ancestors.get_mut(*index).filter(|found| !found.is_empty()) {
+                self.ancestors.insert(*goid, std::mem::take(ancestors));
+            }
+            if let Some(Some(bubble)) = draft.bubbles.get(*index) {
+                self.bubbles.insert(*goid, *bubble);
             }
         }
         self.channels.extend(draft.channels.into_iter().map(|(address, raw)| (address, raw.channel)));
@@ -356,7 +469,7 @@ mod tests {
     use super::*;
 
     fn channel(receivers: u64, senders: u64) -> RawChannel {
-        let channel = Channel { element: None, capacity: 0, length: 0, closed: false };
+        let channel = Channel { element: None, capacity: 0, length: 0, closed: false, timer: None };
         RawChannel { channel, receivers, senders }
     }
 

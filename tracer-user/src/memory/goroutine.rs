@@ -1,6 +1,9 @@
 //! One goroutine as read from memory.
 
+use std::sync::Arc;
+
 use super::stack::Stack;
+use super::threads::Thread;
 
 /// `g.atomicstatus` without the scan bit (runtime/runtime2.go).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -29,8 +32,8 @@ pub enum Status {
     Unknown(u32),
 }
 
-/// `_Gscan`.
-const SCAN: u32 = 0x1000;
+/// `_Gscan`: the collector looks at its stack.
+pub(super) const SCAN: u32 = 0x1000;
 
 impl Status {
     /// Decodes the word; the scan bit is dropped.
@@ -114,16 +117,27 @@ pub struct Goroutine {
     pub startpc: u64,
     /// Its creator, 0 if unknown.
     pub parent_goid: u64,
-    /// Thread that runs it now, or that it is locked to; as its PID namespace numbers it.
-    pub thread_id: Option<u32>,
+    /// The collector was looking at its stack at that moment.
+    pub scan: bool,
+    /// The thread that runs it now, or is in a system call or C code with it.
+    pub thread: Option<Thread>,
     /// Locked to its thread by `runtime.LockOSThread`.
     pub locked: bool,
     /// Part of the runtime itself.
     pub system: bool,
     /// Where it parked, while it is parked.
     pub park: Option<Park>,
-    /// Linked addresses of its stack, innermost first; empty if it can't be known.
-    pub stack: Stack,
+    /// Linked addresses of its stack, innermost first; empty if it can't be known or was not asked for. Those who
+    /// have the same share it.
+    pub stack: Arc<Stack>,
     /// Changed while it was read, twice: its stack is left out.
     pub torn: bool,
+}
+
+impl Goroutine {
+    /// The id of its thread, as the thread's PID namespace numbers it.
+    #[must_use]
+    pub fn thread_id(&self) -> Option<u32> {
+        self.thread.map(|thread| thread.id)
+    }
 }

@@ -95,4 +95,14 @@ impl<R: Reader> Runtime<'_, R> {
         };
         Some(Lock { address, state })
     }
+
+    /// Whether a lock that was found is still such that its waiters wait for somebody.
+    pub fn is_taken(&self, lock: Lock) -> bool {
+        let word = |at: u64| self.memory.u32(lock.address.wrapping_add(at)).unwrap_or(0);
+        match lock.state {
+            LockState::Mutex { .. } => word(0) & LOCKED != 0,
+            LockState::WaitGroup { .. } => word(4).cast_signed() > 0,
+            LockState::RwMutex { .. } | LockState::Cond => true,
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! What memory is read from: a live process, or a fake in tests.
+//! What memory is read from: a live process, a core file, or a fake in tests.
 
 /// Why a read failed.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
@@ -20,6 +20,12 @@ pub enum ReadError {
         /// The address.
         address: u64,
     },
+    /// Something was mapped there, but the core file does not hold it.
+    #[error("the core file does not hold the memory at {address:#x}")]
+    NotInCore {
+        /// The address.
+        address: u64,
+    },
     /// Anything else that the kernel says.
     #[error("reading memory at {address:#x}: {errno}")]
     Other {
@@ -38,28 +44,44 @@ pub trait Reader {
     /// [`ReadError`]; a partial read is a fault.
     fn read(&self, address: u64, into: &mut [u8]) -> Result<(), ReadError>;
 
-    /// Reads `sizes[i]` bytes at `addresses[i]` into consecutive parts of the result, with as few calls as
-    /// can be. Returns the bytes and for each part whether it was read; unread parts are zero.
+    /// Reads parts, each an address and a size, into consecutive parts of `into`, with as few calls as can be, and
+    /// notes for each in `read` whether it was read; what was not is zero or partly filled.
     ///
     /// # Errors
     /// [`ReadError::Gone`] or [`ReadError::NotPermitted`]; faults only mark their part.
-    fn read_batch(&self, parts: &[(u64, usize)]) -> Result<(Vec<u8>, Vec<bool>), ReadError> {
-        let total = parts.iter().map(|(_, size)| size).sum();
-        let mut bytes = vec![0; total];
-        let mut read = Vec::with_capacity(parts.len());
-        let mut rest = bytes.as_mut_slice();
-        for (address, size) in parts {
+    ///
+    /// # Panics
+    /// If `into` is shorter than all parts together, or `read` than there are parts.
+    fn read_parts(
+        &self,
+        parts: &[(u64, usize)],
+        into: &mut [u8],
+        read: &mut [bool],
+    ) -> Result<(), ReadError> {
+        let mut rest = into;
+        for ((address, size), read) in parts.iter().zip(read) {
             let (part, after) = rest.split_at_mut(*size);
             rest = after;
-            match self.read(*address, part) {
-                Ok(()) => read.push(true),
+            *read = match self.read(*address, part) {
+                Ok(()) => true,
                 Err(fatal @ (ReadError::Gone | ReadError::NotPermitted { .. })) => return Err(fatal),
                 Err(_) => {
                     part.fill(0);
-                    read.push(false);
+                    false
                 }
-            }
+            };
         }
+        Ok(())
+    }
+
+    /// Likewise, into memory of its own.
+    ///
+    /// # Errors
+    /// As [`Reader::read_parts`].
+    fn read_batch(&self, parts: &[(u64, usize)]) -> Result<(Vec<u8>, Vec<bool>), ReadError> {
+        let mut bytes = vec![0; parts.iter().map(|(_, size)| size).sum()];
+        let mut read = vec![false; parts.len()];
+        self.read_parts(parts, &mut bytes, &mut read)?;
         Ok((bytes, read))
     }
 

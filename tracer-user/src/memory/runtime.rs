@@ -1,9 +1,16 @@
-//! A live process joined with what is known of its executable.
+//! A process, live or from its core file, joined with what is known of its executable.
 
+use std::sync::Arc;
+
+use super::core_file::CoreMemory;
 use super::live::LiveMemory;
 use super::reader::{ReadError, Reader};
-use crate::binary::GoBinary;
-use crate::target::{Target, TargetError, executable_mappings};
+use super::source::Source;
+use super::stopped::Stopped;
+use crate::binary::{Architecture, GoBinary};
+#[cfg(feature = "fuzzing")]
+use crate::target::Registers;
+use crate::target::{CoreFile, Machine, Mapping, Target, TargetError, executable_mappings};
 
 /// Most goroutines, or Ps, that are read: what is held of them stays below a gigabyte.
 const MOST_ELEMENTS: u64 = 1 << 22;
@@ -48,11 +55,13 @@ pub enum RuntimeError {
 
 /// A process, its executable, and where the one is loaded.
 #[derive(Debug)]
-pub struct Runtime<'a, R = LiveMemory> {
+pub struct Runtime<'a, R = Source> {
     pub(super) pid: u32,
     pub(super) memory: R,
     pub(super) binary: &'a GoBinary,
     pub(super) bias: u64,
+    /// What else is known of a process that has ended.
+    pub(super) stopped: Option<Stopped>,
 }
 
 impl<'a> Runtime<'a> {
@@ -62,25 +71,63 @@ impl<'a> Runtime<'a> {
     /// [`RuntimeError`], above all if the self-check fails (FAIL-1).
     pub fn open(target: &Target, binary: &'a GoBinary) -> Result<Self, RuntimeError> {
         let pid = target.pid();
-        let bias = load_bias(target, binary)?;
-        let runtime = Self { pid, memory: LiveMemory::new(pid), binary, bias };
-        runtime.self_check()?;
+        let mappings = executable_mappings(target)?;
+        let bias = load_bias(&mappings, binary).map_err(|why| {
+            if target.is_same() {
+                RuntimeError::Mapping { pid, why }
+            } else {
+                TargetError::Gone { pid }.into()
+            }
+        })?;
+        let runtime = Self::reopen(pid, binary, bias);
+        runtime.self_check_patiently()?;
         Ok(runtime)
     }
 
     /// Joins a process and its executable again, with the bias of an earlier [`Runtime::open`], whose check
     /// holds as long as the process is the same.
     #[must_use]
-    pub const fn reopen(pid: u32, binary: &'a GoBinary, bias: u64) -> Self {
-        Self { pid, memory: LiveMemory::new(pid), binary, bias }
+    pub fn reopen(pid: u32, binary: &'a GoBinary, bias: u64) -> Self {
+        Self { pid, memory: Source::Live(LiveMemory::new(pid)), binary, bias, stopped: None }
+    }
+
+    /// Joins a core file with the executable of its process and checks that they fit.
+    ///
+    /// # Errors
+    /// As [`Runtime::open`].
+    pub fn open_core(core: &Arc<CoreFile>, binary: &'a GoBinary) -> Result<Self, RuntimeError> {
+        let pid = core.process().map_or(0, |process| process.pid);
+        let error = |why: String| RuntimeError::Mapping { pid, why };
+        let goarch = match core.machine() {
+            Machine::X86_64 => Architecture::Amd64.goarch(),
+            Machine::Aarch64 => Architecture::Arm64.goarch(),
+        };
+        if goarch != binary.architecture().goarch() {
+            let executable = binary.architecture().goarch();
+            return Err(error(format!(
+                "the process ran on {goarch}, and its executable is for {executable}"
+            )));
+        }
+        let mappings = core_mappings(core, binary);
+        let bias = load_bias(&mappings, binary).map_err(error)?;
+        let memory = CoreMemory::new(Arc::clone(core), binary.image().clone(), mappings);
+        let stopped = Some(Stopped::default());
+        let mut runtime = Self { pid, memory: Source::Core(memory), binary, bias, stopped };
+        runtime.self_check()?;
+        let mut stopped = runtime.last_moment()?;
+        stopped.threads = core.threads().iter().map(|thread| (thread.id, thread.registers)).collect();
+        stopped.crash = core.signal().and_then(|signal| Some((signal, core.threads().first()?.id)));
+        runtime.stopped = Some(stopped);
+        Ok(runtime)
     }
 }
 
 #[cfg(feature = "fuzzing")]
 impl<'a, R: Reader> Runtime<'a, R> {
-    /// A runtime in any memory, not checked.
-    pub(crate) const fn over(memory: R, binary: &'a GoBinary, bias: u64) -> Self {
-        Self { pid: 0, memory, binary, bias }
+    /// A runtime in any memory, not checked, with some threads' registers as a core file has them.
+    pub(crate) fn over(memory: R, binary: &'a GoBinary, bias: u64, threads: &[(u32, Registers)]) -> Self {
+        let stopped = Stopped { threads: threads.iter().copied().collect(), ..Stopped::default() };
+        Self { pid: 0, memory, binary, bias, stopped: Some(stopped) }
     }
 
     /// The check of [`Runtime::open`].
@@ -151,33 +198,55 @@ impl<R: Reader> Runtime<'_, R> {
     }
 }
 
-/// Finds where the Go code is loaded, and compares a few of its bytes with the file.
-fn load_bias(target: &Target, binary: &GoBinary) -> Result<u64, RuntimeError> {
-    let pid = target.pid();
-    let error = |why: String| RuntimeError::Mapping { pid, why };
+/// Where a core's process had its executable mapped: by the list of files, else by where it began to run.
+fn core_mappings(core: &CoreFile, binary: &GoBinary) -> Vec<Mapping> {
+    if let Some(executable) = core.executable() {
+        let same = core.files().iter().filter(|file| file.path == executable.path);
+        return same
+            .map(|file| Mapping {
+                start: file.start,
+                end: file.end,
+                offset: file.offset,
+                executable: core.segment(file.start).is_some_and(|segment| segment.executable),
+            })
+            .collect();
+    }
+    let image = binary.image();
+    let bias = if image.position_independent() {
+        core.entry().map_or(0, |entry| entry.wrapping_sub(image.entry()))
+    } else {
+        0
+    };
+    let segments = image.segments().iter();
+    segments
+        .map(|segment| Mapping {
+            start: segment.address.wrapping_add(bias),
+            end: segment.address.wrapping_add(bias).saturating_add(segment.file_size),
+            offset: segment.offset,
+            executable: segment.executable,
+        })
+        .filter(|mapping| mapping.start < mapping.end)
+        .collect()
+}
+
+/// Finds where the Go code is loaded.
+fn load_bias(mappings: &[Mapping], binary: &GoBinary) -> Result<u64, String> {
     let (text, etext) = binary.text();
-    let mappings = executable_mappings(target)?;
     let text_offset = binary
         .image()
         .file_offset(text)
-        .ok_or_else(|| error("the file does not hold the address of runtime.text".to_owned()))?;
+        .ok_or_else(|| "the file does not hold the address of runtime.text".to_owned())?;
     let mapping = mappings
         .iter()
         .find(|m| m.executable && m.offset <= text_offset && text_offset - m.offset < m.end - m.start)
-        .ok_or_else(|| {
-            if target.is_same() {
-                error("no executable mapping of its file holds runtime.text".to_owned())
-            } else {
-                TargetError::Gone { pid }.into()
-            }
-        })?;
-    let bias = (mapping.start + (text_offset - mapping.offset)).wrapping_sub(text);
+        .ok_or_else(|| "no executable mapping of its file holds runtime.text".to_owned())?;
+    let bias = mapping.start.wrapping_add(text_offset - mapping.offset).wrapping_sub(text);
     if etext.wrapping_add(bias) > mapping.end {
-        return Err(error(format!(
+        return Err(format!(
             "the Go code ends at {:#x}, outside the mapping that ends at {:#x}",
             etext.wrapping_add(bias),
             mapping.end
-        )));
+        ));
     }
     Ok(bias)
 }

@@ -1,8 +1,9 @@
-//! What a goroutine waits on where the runtime does not keep it in `g.waiting`: up to Go 1.25 a semaphore or a
-//! `sync.Cond` is known to the waiter's own stack alone.
+//! What a goroutine waits on where the runtime does not keep it in `g.waiting`: a file descriptor, and up to Go 1.25 a
+//! semaphore or a `sync.Cond`, are known to the waiter's own stack alone.
 //!
 //! No slot of a frame is assumed. Each word of the frame that waits is a candidate, and only one that leads to the
-//! runtime's own record of this very wait is believed: a `sudog` that names this goroutine and is queued.
+//! runtime's own record of this very wait is believed: a `sudog` that names this goroutine and is queued, a `pollDesc`
+//! that names it as its reader or writer.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,6 +11,7 @@ use super::details::{Budget, Parked};
 use super::reader::{Reader, field, u8_at, u64_at};
 use super::runtime::{Runtime, RuntimeError};
 use super::stack::{StackCopy, Unwinder};
+use super::wait::Poll;
 
 /// Bytes of a stack that are looked at; the frames of a wait are the innermost and together take a few hundred.
 const WINDOW: u64 = 4096;
@@ -30,20 +32,20 @@ struct Candidate {
 }
 
 impl<R: Reader> Runtime<'_, R> {
-    /// The semaphores of goroutines that wait in `runtime.semacquire1` (runtime/sema.go): its `sudog` and the
-    /// semaphore's address are both needed after the wait, so both are in the frame or with its arguments.
+    /// The semaphores of goroutines that wait in `runtime.semacquire1` (runtime/sema.go), each with its `sudog`: that
+    /// and the semaphore's address are both needed after the wait, so both are in the frame or with its arguments.
     pub(super) fn semaphores(
         &self,
         waiters: &[Parked],
         unwinder: &mut Unwinder<'_>,
-    ) -> Result<Vec<Option<u64>>, RuntimeError> {
+    ) -> Result<Vec<Option<(u64, u64)>>, RuntimeError> {
         let layout = &self.binary.layout().sudog;
         let words = self.frames(waiters, unwinder, |name| name == "runtime.semacquire1")?;
         let candidates = candidates(&words, waiters, |word| [word]);
         let size = self.sudog_size();
         let parts: Vec<(u64, usize)> = candidates.iter().map(|c| (c.address, size)).collect();
         let (bytes, read) = self.memory.read_batch(&parts).map_err(|e| self.read_error(e))?;
-        let mut found: Vec<HashSet<u64>> = vec![HashSet::new(); waiters.len()];
+        let mut found: Vec<HashSet<(u64, u64)>> = vec![HashSet::new(); waiters.len()];
         for ((candidate, sudog), read) in candidates.iter().zip(bytes.chunks_exact(size)).zip(read) {
             let semaphore = u64_at(sudog, layout.elem);
             let is_queued = read
@@ -53,10 +55,48 @@ impl<R: Reader> Runtime<'_, R> {
                 && semaphore & 3 == 0
                 && words[candidate.waiter].contains(&semaphore);
             if is_queued && MEMORY.contains(&semaphore) {
-                found[candidate.waiter].insert(semaphore);
+                found[candidate.waiter].insert((semaphore, candidate.address));
             }
         }
         Ok(found.into_iter().map(only).collect())
+    }
+
+    /// What goroutines wait on in `internal/poll.runtime_pollWait` (`poll_runtime_pollWait`, runtime/netpoll.go): the
+    /// `pollDesc` is needed after the wait, so it is in the frame or with its arguments.
+    pub(super) fn polls(
+        &self,
+        waiters: &[Parked],
+        unwinder: &mut Unwinder<'_>,
+    ) -> Result<Vec<Option<Poll>>, RuntimeError> {
+        let layout = &self.binary.layout().polldesc;
+        let (Some(fd), Some(rg), Some(wg), Some(rd), Some(wd)) =
+            (layout.fd, layout.rg, layout.wg, layout.rd, layout.wd)
+        else {
+            return Ok(vec![None; waiters.len()]);
+        };
+        let words = self.frames(waiters, unwinder, |name| name == "internal/poll.runtime_pollWait")?;
+        let candidates = candidates(&words, waiters, |word| [word]);
+        let size = [fd, rg, wg, rd, wd].into_iter().max().unwrap_or(0) as usize + 8;
+        let parts: Vec<(u64, usize)> = candidates.iter().map(|c| (c.address, size)).collect();
+        let (bytes, read) = self.memory.read_batch(&parts).map_err(|e| self.read_error(e))?;
+        let mut found: Vec<Vec<Poll>> = vec![Vec::new(); waiters.len()];
+        for ((candidate, desc), read) in candidates.iter().zip(bytes.chunks_exact(size)).zip(read) {
+            let g = waiters[candidate.waiter].g;
+            let (reads, writes) = (u64_at(desc, rg) == g, u64_at(desc, wg) == g);
+            let fd = u64_at(desc, fd);
+            if !read || reads == writes || i32::try_from(fd).is_err() {
+                continue;
+            }
+            let deadline = u64_at(desc, if writes { wd } else { rd }).cast_signed();
+            found[candidate.waiter].push(Poll {
+                desc: candidate.address,
+                fd,
+                write: writes,
+                deadline_ns: u64::try_from(deadline).ok().filter(|at| *at != 0),
+            });
+        }
+        let lone = |found: Vec<Poll>| if let [poll] = found[..] { Some(poll) } else { None };
+        Ok(found.into_iter().map(lone).collect())
     }
 
     /// The lists of waiters of goroutines in `sync.(*Cond).Wait`: the waiter's own `sudog` is in that list.
@@ -182,7 +222,7 @@ fn candidates<const N: usize>(
     candidates
 }
 
-fn only(found: HashSet<u64>) -> Option<u64> {
+fn only<T>(found: HashSet<T>) -> Option<T> {
     let mut found = found.into_iter();
     found.next().filter(|_| found.next().is_none())
 }

@@ -1,21 +1,26 @@
 //! All goroutines at one moment, without stopping any.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 
-use super::details::{Budget, Details, Want};
+use super::details::{Budget, Details, Draft, Want};
 use super::figures::Figures;
-use super::goroutine::{Goroutine, Park, Status};
+use super::gather::Gather;
+use super::goroutine::{Goroutine, Park, SCAN, Status};
+use super::hash::Map;
 use super::monotonic_ns;
+use super::parked::Cycles;
 use super::reader::{Reader, field, u8_at, u32_at, u64_at};
 use super::runtime::{Runtime, RuntimeError};
 use super::stack::{End, Stack, StackCopy, Unwinder};
+use super::threads::Thread;
 
-/// Bytes of each stack that are read at first; most parked stacks are shorter.
-const STACK_WINDOW: u64 = 2048;
-/// Bytes that are read where that was not enough.
-const STACK_MOST: u64 = 256 * 1024;
+/// Goroutines that are read and looked at again before the next ones: few, so that the time in between is short and
+/// what was read stays in the processor's cache.
+const CHUNK: usize = 1024;
+/// Bytes of each stack that are read at first (most parked stacks are shorter), and where that was not enough.
+const STACK_WINDOWS: [u64; 3] = [2 << 10, 16 << 10, 256 << 10];
 /// Bytes of stacks held at a time.
-const STACK_BATCH: usize = 16 * 1024 * 1024;
+const STACK_BATCH: usize = 4 << 20;
 /// Bytes of long stacks that are read for one snapshot: some seconds. Behind them stacks are cut, and say so.
 const LONG_STACKS: u64 = 1 << 34;
 
@@ -23,7 +28,7 @@ const LONG_STACKS: u64 = 1 << 34;
 /// torn); the process ran on meanwhile, so two may be from moments apart.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    /// When it was begun, `CLOCK_MONOTONIC` ns.
+    /// When it was begun, `CLOCK_MONOTONIC` ns; of a core file as [`Runtime::now_ns`].
     pub taken_ns: u64,
     /// How long it took, ns.
     pub took_ns: u64,
@@ -33,6 +38,10 @@ pub struct Snapshot {
     pub torn: usize,
     /// Entries of allgs whose memory could not be read.
     pub unread: usize,
+    /// Goroutines whose stack's memory could not be read.
+    pub unread_stacks: usize,
+    /// Bytes of both.
+    pub unread_bytes: u64,
     /// The runtime's figures.
     pub figures: Figures,
 }
@@ -50,11 +59,33 @@ pub(super) struct RawG<'a> {
     pub(super) bytes: &'a [u8],
 }
 
-/// Where what is read goes.
-struct Into<'a> {
+/// What was read of stacks, beside the stacks.
+struct StackReads {
+    /// Bytes of long ones that may be read yet.
+    long_left: u64,
+    /// How many could not be read, and how many bytes of them.
+    unread: usize,
+    unread_bytes: u64,
+}
+
+/// A snapshot in the making: what is known for all of it, and what was read so far.
+struct Reading<'a> {
     want: Want,
-    goroutines: &'a mut Vec<Goroutine>,
-    details: &'a mut Details,
+    /// Which thread runs which g.
+    threads: Map<u64, Thread>,
+    unwinder: Unwinder<'a>,
+    system: SystemStarts,
+    stack_reads: StackReads,
+    budget: Budget,
+    goroutines: Vec<Goroutine>,
+    details: Details,
+}
+
+/// What is read of some goroutines beside their g structures, and these once more behind it.
+#[derive(Default)]
+struct Pass {
+    stacks: Gather,
+    again: Gather,
 }
 
 impl<R: Reader> Runtime<'_, R> {
@@ -66,50 +97,59 @@ impl<R: Reader> Runtime<'_, R> {
         Ok(self.snapshot_with(Want::default())?.0)
     }
 
-    /// Takes a snapshot, with more about each goroutine.
+    /// Takes a snapshot, with more about each goroutine, or less.
     ///
     /// # Errors
     /// As [`Runtime::snapshot`].
     pub fn snapshot_with(&self, want: Want) -> Result<(Snapshot, Details), RuntimeError> {
-        let taken_ns = monotonic_ns();
+        let (taken_ns, begun_ns) = (self.now_ns(), monotonic_ns());
         let size = self.binary.layout().g.size as usize;
         let (at, len, _) = self.slice(self.binary.globals().allgs)?;
         let addresses = self.pointers(at, len)?;
-        let threads = self.running_threads()?;
-        let mut goroutines = Vec::new();
+        let mut reading = Reading {
+            want,
+            threads: self.running_threads()?,
+            unwinder: Unwinder::new(self.binary, self.bias),
+            system: SystemStarts::default(),
+            stack_reads: StackReads { long_left: LONG_STACKS, unread: 0, unread_bytes: 0 },
+            budget: Budget::default(),
+            // Room that is not used takes no memory.
+            goroutines: Vec::with_capacity(addresses.len()),
+            details: Details::default(),
+        };
         let mut unread = 0;
-        let mut unwinder = Unwinder::new(self.binary, self.bias);
-        let mut system = SystemStarts::default();
-        let mut details = Details::default();
-        let (mut long_stacks, mut budget) = (LONG_STACKS, Budget::default());
-        // A bounded number at a time, so that memory stays bounded with a million of them.
-        for chunk in addresses.chunks(STACK_BATCH / STACK_WINDOW as usize) {
+        let (mut gs, mut passes) = (Gather::default(), <[Pass; 2]>::default());
+        for chunk in addresses.chunks(CHUNK) {
             let parts: Vec<(u64, usize)> = chunk.iter().map(|g| (*g, size)).collect();
-            let (bytes, read) = self.memory.read_batch(&parts).map_err(|e| self.read_error(e))?;
-            let mut alive = Vec::new();
-            for ((bytes, address), read) in bytes.chunks_exact(size).zip(chunk).zip(read) {
-                if !read {
-                    unread += 1;
-                } else if self.status(bytes).is_alive() {
-                    alive.push(RawG { address: *address, bytes });
+            gs.read(&self.memory, &parts).map_err(|e| self.read_error(e))?;
+            let mut alive = Vec::with_capacity(chunk.len());
+            for (bytes, address) in gs.parts().zip(chunk) {
+                match bytes {
+                    None => unread += 1,
+                    Some(bytes) if self.status(bytes).is_alive() => {
+                        alive.push(RawG { address: *address, bytes });
+                    }
+                    Some(_) => {}
                 }
             }
-            let mut into = Into { want, goroutines: &mut goroutines, details: &mut details };
-            let limits = (&mut long_stacks, &mut budget);
-            self.read_chunk(&alive, &threads, (&mut unwinder, limits), &mut system, &mut into)?;
+            self.read_chunk(&alive, &mut reading, &mut passes)?;
         }
+        drop(addresses);
+        let Reading { mut goroutines, details, mut unwinder, stack_reads, .. } = reading;
         // Read after the goroutines: a cycle that these know of is there.
-        let cycles = self.cycles()?;
-        for g in &mut goroutines {
-            g.parked_by_ns = cycles.parked_by(g.wait_since_ns);
-        }
-        goroutines.sort_by_key(|g| g.goid);
+        note_parked(&mut goroutines, &self.cycles()?);
+        self.fill_running(&mut goroutines, &mut unwinder)?;
+        sort_by_goid(&mut goroutines);
         // A goroutine that ended, and one that got its g structure, may both be there.
         goroutines.dedup_by_key(|g| g.goid);
         let torn = goroutines.iter().filter(|g| g.torn).count();
         let figures = self.figures()?;
-        let took_ns = monotonic_ns() - taken_ns;
-        Ok((Snapshot { taken_ns, took_ns, goroutines, torn, unread, figures }, details))
+        let took_ns = monotonic_ns() - begun_ns;
+        let unread_stacks = stack_reads.unread;
+        let unread_bytes = (unread * size) as u64 + stack_reads.unread_bytes;
+        let snapshot =
+            Snapshot { taken_ns, took_ns, goroutines, torn, unread, unread_stacks, unread_bytes, figures };
+        Ok((snapshot, details))
     }
 
     /// How many goroutines exist, the runtime's own left out as far as it counts them itself
@@ -120,14 +160,14 @@ impl<R: Reader> Runtime<'_, R> {
     pub fn count_goroutines(&self) -> Result<u64, RuntimeError> {
         let layout = self.binary.layout();
         let (at, len, _) = self.slice(self.binary.globals().allgs)?;
-        let parts: Vec<(u64, usize)> =
-            self.pointers(at, len)?.into_iter().map(|g| (field(g, layout.g.atomicstatus), 4)).collect();
-        let (bytes, read) = self.memory.read_batch(&parts).map_err(|e| self.read_error(e))?;
-        let alive = bytes
-            .chunks_exact(4)
-            .zip(read)
-            .filter(|(word, read)| *read && Status::from_word(u32_at(word, 0)).is_alive())
-            .count() as u64;
+        let (mut alive, mut gs) = (0, Gather::default());
+        for chunk in self.pointers(at, len)?.chunks(CHUNK) {
+            let parts: Vec<(u64, usize)> =
+                chunk.iter().map(|g| (field(*g, layout.g.atomicstatus), 4)).collect();
+            gs.read(&self.memory, &parts).map_err(|e| self.read_error(e))?;
+            let is_alive = |word: &&[u8]| Status::from_word(u32_at(word, 0)).is_alive();
+            alive += gs.parts().flatten().filter(is_alive).count() as u64;
+        }
         let system = self.memory.u32(field(self.global(self.binary.globals().sched), layout.sched.ngsys));
         Ok(alive.saturating_sub(u64::from(system.map_err(|e| self.read_error(e))?)))
     }
@@ -136,78 +176,67 @@ impl<R: Reader> Runtime<'_, R> {
         Status::from_word(u32_at(g, self.binary.layout().g.atomicstatus))
     }
 
-    /// Which thread runs which g: `m.curg` and `m.procid` of all Ms.
-    fn running_threads(&self) -> Result<HashMap<u64, u32>, RuntimeError> {
-        let layout = &self.binary.layout().m;
-        let read = |address: u64| self.memory.u64(address).map_err(|e| self.read_error(e));
-        let mut threads = HashMap::new();
-        let mut m = read(self.global(self.binary.globals().allm))?;
-        for _ in 0..1 << 16 {
-            if m == 0 {
-                break;
-            }
-            let curg = read(field(m, layout.curg))?;
-            let procid = read(field(m, layout.procid))?;
-            if curg != 0 {
-                threads.insert(curg, u32::try_from(procid).unwrap_or(0));
-            }
-            m = read(field(m, layout.alllink))?;
-        }
-        Ok(threads)
-    }
-
     /// Reads the stacks of some goroutines, checks that none changed meanwhile, and reads those that did
     /// once more.
     fn read_chunk(
         &self,
         raws: &[RawG<'_>],
-        threads: &HashMap<u64, u32>,
-        unwinding: (&mut Unwinder<'_>, (&mut u64, &mut Budget)),
-        system: &mut SystemStarts,
-        into: &mut Into<'_>,
+        reading: &mut Reading<'_>,
+        [first, second]: &mut [Pass; 2],
     ) -> Result<(), RuntimeError> {
-        let size = self.binary.layout().g.size as usize;
-        let (unwinder, (long_stacks, budget)) = unwinding;
-        let mut read_all = |raws: &[RawG<'_>]| {
-            let stacks = self.stacks(raws, unwinder, long_stacks)?;
-            let draft = self.draft(into.want, raws, unwinder, budget)?;
-            let again: Vec<(u64, usize)> = raws.iter().map(|raw| (raw.address, size)).collect();
-            let (bytes, read) = self.memory.read_batch(&again).map_err(|e| self.read_error(e))?;
-            Ok::<_, RuntimeError>((stacks, draft, bytes, read))
-        };
-        let is_same = |raw: &RawG<'_>, now: &[u8]| {
-            self.unchanged(raw.bytes, now) && self.same_details(into.want, raw.bytes, now)
-        };
-        let (stacks, draft, bytes, read) = read_all(raws)?;
+        let (stacks, draft) = self.pass(raws, reading, first)?;
         let (mut changed, mut unchanged) = (Vec::new(), Vec::new());
-        let now = bytes.chunks_exact(size).zip(&read);
-        for (index, ((raw, stack), (now, read))) in raws.iter().zip(stacks).zip(now).enumerate() {
-            if *read && is_same(raw, now) {
-                let goroutine = self.goroutine(raw, stack, false, threads, system);
-                unchanged.push((index, goroutine.goid));
-                into.goroutines.push(goroutine);
-            } else if *read && self.status(now).is_alive() {
-                changed.push(RawG { address: raw.address, bytes: now });
+        for (index, ((raw, stack), now)) in raws.iter().zip(stacks).zip(first.again.parts()).enumerate() {
+            match now {
+                Some(now) if self.is_same(raw, now, reading.want) => {
+                    unchanged.push((index, reading.add(self, raw, stack, false)));
+                }
+                Some(now) if self.status(now).is_alive() => {
+                    changed.push(RawG { address: raw.address, bytes: now });
+                }
+                _ => {}
             }
         }
-        into.details.absorb(draft, &unchanged);
+        reading.details.absorb(draft, &unchanged);
         if changed.is_empty() {
             return Ok(());
         }
-        let (stacks, draft, bytes, read) = read_all(&changed)?;
+        let (stacks, draft) = self.pass(&changed, reading, second)?;
         unchanged.clear();
-        let now = bytes.chunks_exact(size).zip(&read);
-        for (index, ((raw, stack), (now, read))) in changed.iter().zip(stacks).zip(now).enumerate() {
-            let whole = *read && is_same(raw, now);
-            let stack = if whole { stack } else { Stack::default() };
-            let goroutine = self.goroutine(raw, stack, !whole, threads, system);
+        let again = changed.iter().zip(stacks).zip(second.again.parts());
+        for (index, ((raw, stack), now)) in again.enumerate() {
+            let whole = now.is_some_and(|now| self.is_same(raw, now, reading.want));
+            let stack = if whole { stack } else { reading.unwinder.no_stack() };
+            let goid = reading.add(self, raw, stack, !whole);
             if whole {
-                unchanged.push((index, goroutine.goid));
+                unchanged.push((index, goid));
             }
-            into.goroutines.push(goroutine);
         }
-        into.details.absorb(draft, &unchanged);
+        reading.details.absorb(draft, &unchanged);
         Ok(())
+    }
+
+    /// Reads all that is wanted of some goroutines, and then themselves again.
+    fn pass(
+        &self,
+        raws: &[RawG<'_>],
+        reading: &mut Reading<'_>,
+        pass: &mut Pass,
+    ) -> Result<(Vec<Arc<Stack>>, Draft), RuntimeError> {
+        let stacks = if reading.want.no_stacks {
+            vec![reading.unwinder.no_stack(); raws.len()]
+        } else {
+            self.stacks(raws, reading, &mut pass.stacks)?
+        };
+        let draft = self.draft(reading.want, raws, &mut reading.unwinder, &mut reading.budget)?;
+        let size = self.binary.layout().g.size as usize;
+        let parts: Vec<(u64, usize)> = raws.iter().map(|raw| (raw.address, size)).collect();
+        pass.again.read(&self.memory, &parts).map_err(|e| self.read_error(e))?;
+        Ok((stacks, draft))
+    }
+
+    fn is_same(&self, raw: &RawG<'_>, now: &[u8], want: Want) -> bool {
+        self.unchanged(raw.bytes, now) && self.same_details(want, raw.bytes, now)
     }
 
     /// Whether a goroutine stayed as it was: same id, state, and place.
@@ -221,42 +250,44 @@ impl<R: Reader> Runtime<'_, R> {
             && u8_at(before, g.tracking_seq) == u8_at(after, g.tracking_seq)
     }
 
+    /// Their stacks, as far as they can be known.
     fn stacks(
         &self,
         raws: &[RawG<'_>],
-        unwinder: &mut Unwinder<'_>,
-        long_stacks: &mut u64,
-    ) -> Result<Vec<Stack>, RuntimeError> {
-        let starts: Vec<Option<Start>> = raws.iter().map(|raw| self.start(raw.bytes)).collect();
-        let parts: Vec<(u64, usize)> =
-            starts.iter().map(|start| start.map_or((0, 0), |s| (s.sp, s.len(STACK_WINDOW)))).collect();
-        let (bytes, read) = self.memory.read_batch(&parts).map_err(|e| self.read_error(e))?;
-        let mut rest = bytes.as_slice();
-        let mut stacks = Vec::with_capacity(raws.len());
-        for ((start, (_, len)), read) in starts.into_iter().zip(&parts).zip(read) {
-            let (bytes, after) = rest.split_at(*len);
-            rest = after;
-            let Some(start) = start else {
-                stacks.push(Stack::default());
-                continue;
-            };
-            let copy = StackCopy { start: start.sp, bytes: if read { bytes } else { &[] } };
-            let (mut stack, mut end) = unwinder.unwind(start.pc, start.sp, start.exact, &copy);
-            let long = start.len(STACK_MOST);
-            if end == End::NeedsMore && long > *len && long as u64 <= *long_stacks {
-                *long_stacks -= long as u64;
-                let mut more = vec![0; long];
-                if self.memory.read(start.sp, &mut more).is_ok() {
-                    (stack, end) = unwinder.unwind(
-                        start.pc,
-                        start.sp,
-                        start.exact,
-                        &StackCopy { start: start.sp, bytes: &more },
-                    );
+        reading: &mut Reading<'_>,
+        gather: &mut Gather,
+    ) -> Result<Vec<Arc<Stack>>, RuntimeError> {
+        let unwinder = &mut reading.unwinder;
+        let mut stacks = vec![unwinder.no_stack(); raws.len()];
+        let mut waiting: Vec<(usize, Start)> = raws
+            .iter()
+            .enumerate()
+            .filter_map(|(index, raw)| Some((index, self.start(raw.bytes)?)))
+            .collect();
+        for (window, longer) in STACK_WINDOWS.into_iter().zip(STACK_WINDOWS.into_iter().skip(1).chain([0])) {
+            let mut deeper = Vec::new();
+            for batch in waiting.chunks(STACK_BATCH / window as usize) {
+                let parts: Vec<(u64, usize)> =
+                    batch.iter().map(|(_, start)| (start.sp, start.len(window))).collect();
+                gather.read(&self.memory, &parts).map_err(|e| self.read_error(e))?;
+                for ((index, start), bytes) in batch.iter().zip(gather.parts()) {
+                    if bytes.is_none() {
+                        reading.stack_reads.unread += 1;
+                        reading.stack_reads.unread_bytes += start.len(window) as u64;
+                    }
+                    let copy = StackCopy { start: start.sp, bytes: bytes.unwrap_or_default() };
+                    let end = unwinder.unwind(start.pc, start.sp, start.exact, &copy);
+                    let more = start.len(longer) as u64;
+                    let has_more = bytes.is_some_and(|bytes| (bytes.len() as u64) < more);
+                    if end == End::NeedsMore && has_more && more <= reading.stack_reads.long_left {
+                        reading.stack_reads.long_left -= more;
+                        deeper.push((*index, *start));
+                    } else {
+                        stacks[*index] = unwinder.stack();
+                    }
                 }
             }
-            stack.truncated |= end != End::Complete;
-            stacks.push(stack);
+            waiting = deeper;
         }
         Ok(stacks)
     }
@@ -266,8 +297,10 @@ impl<R: Reader> Runtime<'_, R> {
         let layout = &self.binary.layout().g;
         let (lo, hi) = (u64_at(g, layout.stack_lo), u64_at(g, layout.stack_hi));
         let (pc, sp, exact) = match self.status(g) {
+            // Behind the call with which it left the processor, as the runtime sees it too (`symPC`,
+            // runtime/traceback.go).
             Status::Runnable | Status::Waiting | Status::Preempted | Status::Leaked => {
-                (u64_at(g, layout.sched_pc), u64_at(g, layout.sched_sp), true)
+                (u64_at(g, layout.sched_pc), u64_at(g, layout.sched_sp), false)
             }
             // The caller of entersyscall, at the return address (runtime/proc.go, reentersyscall).
             Status::Syscall => (u64_at(g, layout.syscallpc), u64_at(g, layout.syscallsp), false),
@@ -276,12 +309,24 @@ impl<R: Reader> Runtime<'_, R> {
         (lo < sp && sp < hi && hi - lo < 1 << 40 && sp & 7 == 0).then_some(Start { pc, sp, hi, exact })
     }
 
+    /// Whether one of the runtime's own goroutines is in a finalizer or a cleanup of the program: the runtime notes that
+    /// in a variable, or in `g.runningCleanups`; what is seen from outside is that it waits, and not for its next task.
+    fn runs_for_program(&self, g: &[u8]) -> bool {
+        let layout = &self.binary.layout().g;
+        let startpc = u64_at(g, layout.startpc).wrapping_sub(self.bias);
+        let calls_back = self.binary.function_name(startpc).is_some_and(|name| {
+            matches!(name, "runtime.runfinq" | "runtime.runFinalizers" | "runtime.runCleanups")
+        });
+        let reason = self.wait_reason(u8_at(g, layout.waitreason));
+        calls_back && self.status(g).is_parked() && !matches!(reason, "finalizer wait" | "cleanup wait")
+    }
+
     fn goroutine(
         &self,
         raw: &RawG<'_>,
-        stack: Stack,
+        stack: Arc<Stack>,
         torn: bool,
-        threads: &HashMap<u64, u32>,
+        threads: &Map<u64, Thread>,
         system: &mut SystemStarts,
     ) -> Goroutine {
         let layout = &self.binary.layout().g;
@@ -307,9 +352,10 @@ impl<R: Reader> Runtime<'_, R> {
             gopc: linked(u64_at(g, layout.gopc)),
             startpc,
             parent_goid: layout.parent_goid.map_or(0, |at| u64_at(g, at)),
-            thread_id: threads.get(&raw.address).copied(),
+            thread: threads.get(&raw.address).copied(),
+            scan: u32_at(g, layout.atomicstatus) & SCAN != 0,
             locked: u64_at(g, layout.lockedm) != 0,
-            system: system.is_system(self, startpc),
+            system: system.is_system(self, startpc) && !self.runs_for_program(g),
             park,
             stack,
             torn,
@@ -319,10 +365,10 @@ impl<R: Reader> Runtime<'_, R> {
 
 #[derive(Clone, Copy)]
 pub(super) struct Start {
-    pc: u64,
+    pub(super) pc: u64,
     pub(super) sp: u64,
     pub(super) hi: u64,
-    exact: bool,
+    pub(super) exact: bool,
 }
 
 impl Start {
@@ -332,15 +378,63 @@ impl Start {
     }
 }
 
+impl Reading<'_> {
+    /// Takes a goroutine in; its id.
+    fn add<R: Reader>(
+        &mut self,
+        runtime: &Runtime<'_, R>,
+        raw: &RawG<'_>,
+        stack: Arc<Stack>,
+        torn: bool,
+    ) -> u64 {
+        let goroutine = runtime.goroutine(raw, stack, torn, &self.threads, &mut self.system);
+        let goid = goroutine.goid;
+        self.goroutines.push(goroutine);
+        goid
+    }
+}
+
+/// Notes since when they are parked for certain.
+fn note_parked(goroutines: &mut [Goroutine], cycles: &Cycles) {
+    // One cycle finds many.
+    let mut last = (0, 0);
+    for g in goroutines {
+        if g.wait_since_ns != last.0 {
+            last = (g.wait_since_ns, cycles.parked_by(g.wait_since_ns));
+        }
+        g.parked_by_ns = last.1;
+    }
+}
+
+/// Sorts without moving each of them more than twice, and without room for a second copy.
+fn sort_by_goid(goroutines: &mut [Goroutine]) {
+    // There are no more than 2^22.
+    let mut order: Vec<(u64, u32)> = (0..).zip(&*goroutines).map(|(index, g)| (g.goid, index)).collect();
+    order.sort_unstable();
+    for start in 0..order.len() {
+        // Each place gets the one that belongs there, and what was there goes to where that one was.
+        let mut at = start;
+        loop {
+            let from = std::mem::replace(&mut order[at].1, at as u32) as usize;
+            if from == start {
+                break;
+            }
+            goroutines.swap(at, from);
+            at = from;
+        }
+    }
+}
+
 /// Which start functions belong to the runtime itself (`isSystemGoroutine`, runtime/traceback.go).
-#[derive(Default)]
-struct SystemStarts(HashMap<u64, bool>);
+#[derive(Debug, Default)]
+pub(super) struct SystemStarts(Map<u64, bool>);
 
 impl SystemStarts {
-    fn is_system<R: Reader>(&mut self, runtime: &Runtime<'_, R>, startpc: u64) -> bool {
+    pub(super) fn is_system<R: Reader>(&mut self, runtime: &Runtime<'_, R>, startpc: u64) -> bool {
         *self.0.entry(startpc).or_insert_with(|| {
             runtime.binary.function_name(startpc).is_some_and(|name| {
-                name.starts_with("runtime.") && !matches!(name, "runtime.main" | "runtime.handleAsyncEvent")
+                let own = ["runtime.main", "runtime.handleAsyncEvent", "runtime.corostart"];
+                name.starts_with("runtime.") && !own.contains(&name)
             })
         })
     }

@@ -1,8 +1,8 @@
 //! Frames by address, each looked up once.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::hash::Map;
 use super::stack::Pc;
 use crate::binary::{Frame, GoBinary};
 
@@ -12,7 +12,7 @@ const MAX_CACHED: usize = 1 << 17;
 /// A cache over [`GoBinary::frames`].
 #[derive(Debug, Default)]
 pub struct Symbolizer {
-    frames: HashMap<Pc, Arc<[Frame]>>,
+    frames: Map<Pc, Arc<[Frame]>>,
 }
 
 impl Symbolizer {

@@ -10,6 +10,7 @@ pub(super) enum Kind {
     Semaphore,
     Cond,
     Sleep,
+    Io,
     Forever,
     Other,
 }
@@ -19,6 +20,7 @@ impl Kind {
         match reason {
             "chan receive (nil chan)" | "chan send (nil chan)" | "select (no cases)" => Self::Forever,
             "sleep" => Self::Sleep,
+            "IO wait" => Self::Io,
             "sync.Cond.Wait" => Self::Cond,
             "semacquire" | "sync.Mutex.Lock" | "sync.RWMutex.RLock" | "sync.RWMutex.Lock" => Self::Semaphore,
             _ if reason.starts_with("chan receive") => Self::Receive,
@@ -54,13 +56,49 @@ pub enum Wait {
     ),
     /// A sleep.
     Sleep {
-        /// Its end, `CLOCK_MONOTONIC` ns; `None` before Go 1.23, which keeps it in the timer alone.
+        /// Its end, `CLOCK_MONOTONIC` ns; `None` if the timer could not be read, or if it sleeps by the false clock of
+        /// a testing/synctest bubble.
         until_ns: Option<u64>,
     },
+    /// A file descriptor that the network poller watches.
+    Io(
+        /// `None` if what it waits on was not found.
+        Option<Poll>,
+    ),
     /// Nothing that could ever wake it: a nil channel, or a `select` without a case that has a channel.
     Forever,
     /// Its list of what it waits on could not be read, or is not its own.
     Unread,
+}
+
+/// A wait for the network poller (`pollDesc`, runtime/netpoll.go).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Poll {
+    /// Address of the `pollDesc`.
+    pub desc: u64,
+    /// The file descriptor.
+    pub fd: u64,
+    /// Whether it waits to write, and not to read.
+    pub write: bool,
+    /// When the wait ends by itself, `CLOCK_MONOTONIC` ns; `None` if it never does.
+    pub deadline_ns: Option<u64>,
+}
+
+impl Poll {
+    /// `read` or `write`.
+    #[must_use]
+    pub const fn mode(self) -> &'static str {
+        if self.write { "write" } else { "read" }
+    }
+}
+
+/// A timer that sends on a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timer {
+    /// When it fires next, `CLOCK_MONOTONIC` ns; 0 if it does not.
+    pub when_ns: u64,
+    /// The time between two times that it fires, ns; 0 if it fires once.
+    pub period_ns: u64,
 }
 
 /// Most cases of a `select` that are kept.
@@ -106,6 +144,8 @@ pub struct Channel {
     pub length: u64,
     /// Whether it is closed.
     pub closed: bool,
+    /// The timer that sends on it: that of `time.After`, `time.Timer` and `time.Ticker` (Go 1.23 on).
+    pub timer: Option<Timer>,
 }
 
 impl Wait {
@@ -166,6 +206,7 @@ mod tests {
         assert_eq!(Kind::of("select (no cases)"), Kind::Forever);
         assert_eq!(Kind::of("select (durable)"), Kind::Select);
         assert_eq!(Kind::of("sync.WaitGroup.Wait (durable)"), Kind::Semaphore);
-        assert_eq!(Kind::of("IO wait"), Kind::Other);
+        assert_eq!(Kind::of("IO wait"), Kind::Io);
+        assert_eq!(Kind::of("GC worker (idle)"), Kind::Other);
     }
 }

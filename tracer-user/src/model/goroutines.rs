@@ -227,11 +227,12 @@ mod tests {
             gopc: 0x100,
             startpc: 0x200,
             parent_goid: 1,
-            thread_id: None,
+            thread: None,
+            scan: false,
             locked: false,
             system: false,
             park: Some(Park { depth: 64, pc: 0x300, tracking: 1 }),
-            stack: crate::memory::Stack::default(),
+            stack: std::sync::Arc::default(),
             torn: false,
         }
     }
@@ -243,6 +244,8 @@ mod tests {
             goroutines: goids.into_iter().map(goroutine).collect(),
             torn: 0,
             unread: 0,
+            unread_stacks: 0,
+            unread_bytes: 0,
             figures: Figures::default(),
         }
     }

@@ -192,7 +192,8 @@ mod tests {
 
     /// Goroutines of one site, each with the number of its park.
     fn look(goroutines: &mut Goroutines, groups: &mut Groups, at_ns: u64, parks: &[(u64, u8)]) {
-        let stack = Stack { pcs: vec![Pc { address: 0x300, exact: true }], truncated: false };
+        let pcs = vec![Pc { address: 0x300, exact: true }];
+        let stack = std::sync::Arc::new(Stack { pcs, truncated: false });
         let snapshot = Snapshot {
             taken_ns: at_ns,
             took_ns: 1,
@@ -207,7 +208,8 @@ mod tests {
                     gopc: 0x100,
                     startpc: 0x200,
                     parent_goid: 0,
-                    thread_id: None,
+                    thread: None,
+                    scan: false,
                     locked: false,
                     system: false,
                     park: Some(Park { depth: 64, pc: 0x300, tracking: *tracking }),
@@ -217,6 +219,8 @@ mod tests {
                 .collect(),
             torn: 0,
             unread: 0,
+            unread_stacks: 0,
+            unread_bytes: 0,
             figures: Figures::default(),
         };
         goroutines.merge(&snapshot, false, |g| groups.number(&g.stack));

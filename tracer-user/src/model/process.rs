@@ -1,6 +1,7 @@
 //! Everything known of one process.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 use super::event::{CallStack, CrashRecord, Event, EventKind, PanicStage};
 use super::gc::{GcCycle, GcHistory};
@@ -8,6 +9,7 @@ use super::goroutines::Goroutines;
 use super::groups::Groups;
 use super::sampling::Sampling;
 use super::stw::{Pause, PauseHistory};
+use super::switches::Switches;
 use crate::memory::{Figures, Snapshot};
 
 /// Tuning calls remembered one by one.
@@ -65,6 +67,8 @@ pub struct Process {
     pub gc: GcHistory,
     /// Stop-the-world pauses.
     pub stw: PauseHistory,
+    /// Switches between goroutines, as far as they were observed.
+    pub switches: Switches,
     /// Figures of the last snapshot.
     pub figures: Option<Figures>,
     /// Figures of the first one.
@@ -161,7 +165,11 @@ impl Process {
         // Who ended in a gap of the stream was not lost on the way.
         let before = self.observed.map_or(0, |(_, last)| last);
         let whole = self.lifetimes_since.is_some_and(|since| since <= before);
-        self.goroutines.merge(snapshot, whole, |g| groups.number(&g.stack));
+        // Those who have the same stack share it in a snapshot.
+        let mut numbers = HashMap::new();
+        self.goroutines.merge(snapshot, whole, |g| {
+            *numbers.entry(Arc::as_ptr(&g.stack)).or_insert_with(|| groups.number(&g.stack))
+        });
         self.groups.recount(&self.goroutines, snapshot.taken_ns);
         self.first_figures.get_or_insert_with(|| snapshot.figures.clone());
         self.figures = Some(snapshot.figures.clone());
@@ -261,6 +269,8 @@ mod tests {
             goroutines: Vec::new(),
             torn: 0,
             unread: 0,
+            unread_stacks: 0,
+            unread_bytes: 0,
             figures: Figures::default(),
         }
     }

@@ -1,9 +1,10 @@
 //! What the programs are told of a process.
 
 use bytemuck::Pod;
-use tracer_ebpf::{ABI_VERSION, CONFIG_CAPTURE_TEXT, NO_OFFSET, ProcConfig};
+use tracer_ebpf::{ABI_VERSION, CONFIG_CAPTURE_TEXT, CONFIG_SUM_SWITCHES, NO_OFFSET, ProcConfig};
 
-use crate::binary::GoBinary;
+use super::session::{Options, SwitchMode};
+use crate::binary::{GoBinary, Plan};
 
 /// Lets a record of the ABI into aya's maps: the trait is theirs and the type is not ours to give it to.
 #[derive(Clone, Copy, Debug)]
@@ -15,7 +16,9 @@ pub(super) struct Wire<T: Pod>(pub(super) T);
 unsafe impl<T: Pod> aya::Pod for Wire<T> {}
 
 /// Offsets and switches of a process that runs `binary`, loaded `bias` away from where it is linked.
-pub(super) fn config(binary: &GoBinary, bias: u64, slot: u32, tiers: u32, capture_text: bool) -> ProcConfig {
+pub(super) fn config(binary: &GoBinary, plan: &Plan, bias: u64, slot: u32, options: &Options) -> ProcConfig {
+    let text = if options.capture_text { CONFIG_CAPTURE_TEXT } else { 0 };
+    let sums = if options.switches == SwitchMode::Sums { CONFIG_SUM_SWITCHES } else { 0 };
     let layout = binary.layout();
     let minor = binary.version().minor;
     let g = &layout.g;
@@ -23,8 +26,8 @@ pub(super) fn config(binary: &GoBinary, bias: u64, slot: u32, tiers: u32, captur
     ProcConfig {
         abi_version: ABI_VERSION,
         slot,
-        tiers,
-        flags: if capture_text { CONFIG_CAPTURE_TEXT } else { 0 },
+        tiers: options.tiers,
+        flags: text | sums,
         g_m: g.m,
         g_goid: g.goid,
         g_parent_goid: g.parent_goid.unwrap_or(NO_OFFSET),
@@ -54,5 +57,18 @@ pub(super) fn config(binary: &GoBinary, bias: u64, slot: u32, tiers: u32, captur
         // runtime/mgcpacer.go, startCycle(markStartTime, procs, trigger) since 1.19.
         gc_start_has_trigger: u32::from(minor >= 19),
         systemstack_switch: systemstack_switch.map_or(0, |function| function.entry.wrapping_add(bias)),
+        g_atomicstatus: g.atomicstatus,
+        g_labels: g.labels,
+        g_waitreason: g.waitreason,
+        epoch: 0,
+        resumes: in_process(&plan.resumes, bias),
+        coroutine_calls: in_process(&plan.coroutine_calls, bias),
     }
+}
+
+/// Where linked addresses are in the process; zeros behind them.
+fn in_process<const N: usize>(linked: &[u64], bias: u64) -> [u64; N] {
+    let mut found = [0; N];
+    found.iter_mut().zip(linked).for_each(|(into, address)| *into = address.wrapping_add(bias));
+    found
 }

@@ -4,15 +4,15 @@ use std::collections::HashMap;
 use std::os::fd::AsRawFd as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
 use tracer_ebpf::Probe;
 
-use crate::model::Event;
-use crate::record::decode;
+use crate::model::{Event, Switch, SwitchKind};
+use crate::record::{Decoded, decode, decode_switch};
 
 /// How often the ring is emptied.
 const INTERVAL: Duration = Duration::from_millis(10);
@@ -30,25 +30,83 @@ pub(super) struct Seen {
     pub(super) procid_mismatches: u64,
 }
 
+/// What a ring carries.
+pub(super) trait Item: Send + Sized + 'static {
+    /// Makes one of the bytes of a record.
+    fn decode(bytes: &[u8], bias: u64) -> Option<Decoded<Self>>;
+
+    /// When it was.
+    fn time_ns(&self) -> u64;
+
+    /// What stands for `lost` records between two times, if the stream is to say so in their place.
+    fn gap(from_ns: u64, until_ns: u64, lost: u64) -> Option<Self>;
+}
+
+impl Item for Event {
+    fn decode(bytes: &[u8], bias: u64) -> Option<Decoded<Self>> {
+        decode(bytes, bias)
+    }
+
+    fn time_ns(&self) -> u64 {
+        self.time_ns
+    }
+
+    fn gap(_: u64, _: u64, _: u64) -> Option<Self> {
+        None
+    }
+}
+
+impl Item for Switch {
+    fn decode(bytes: &[u8], bias: u64) -> Option<Decoded<Self>> {
+        decode_switch(bytes, bias)
+    }
+
+    fn time_ns(&self) -> u64 {
+        self.time_ns
+    }
+
+    fn gap(from_ns: u64, until_ns: u64, lost: u64) -> Option<Self> {
+        Some(Self { time_ns: from_ns, goid: 0, kind: SwitchKind::Gap { until_ns, lost } })
+    }
+}
+
+/// What is put into the stream from this side of the ring.
+#[derive(Debug)]
+struct Marks<T> {
+    /// Before records that are made from now on.
+    before: Vec<T>,
+    /// Behind all records that were made until now.
+    behind: Vec<T>,
+}
+
+impl<T> Default for Marks<T> {
+    fn default() -> Self {
+        Self { before: Vec::new(), behind: Vec::new() }
+    }
+}
+
 /// A running drain.
 #[derive(Debug)]
-pub(super) struct Drain {
+pub(super) struct Drain<T> {
     stop: Arc<AtomicBool>,
     seen: Arc<Mutex<Seen>>,
+    marks: Arc<Mutex<Marks<T>>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Drain {
+impl<T: Item> Drain<T> {
     /// Starts the thread. The receiver ends when the drain does.
     pub(super) fn start(
+        name: &str,
         ring: RingBuf<MapData>,
         bias: u64,
         check_procid: bool,
         on_tick: Box<dyn FnMut() + Send>,
-    ) -> std::io::Result<(Self, Receiver<Vec<Event>>)> {
+    ) -> std::io::Result<(Self, Receiver<Vec<T>>)> {
         let (sender, receiver) = sync_channel(QUEUE);
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::new(Mutex::new(Seen::default()));
+        let marks = Arc::new(Mutex::new(Marks::default()));
         let worker = Worker {
             ring,
             bias,
@@ -56,13 +114,24 @@ impl Drain {
             on_tick,
             sequences: HashMap::new(),
             seen: Arc::clone(&seen),
+            marks: Arc::clone(&marks),
+            missing: 0,
             pending: Vec::with_capacity(BATCH),
         };
         let stopped = Arc::clone(&stop);
-        let thread = std::thread::Builder::new()
-            .name("ring-drain".to_owned())
-            .spawn(move || worker.run(&stopped, &sender))?;
-        Ok((Self { stop, seen, thread: Some(thread) }, receiver))
+        let thread =
+            std::thread::Builder::new().name(name.to_owned()).spawn(move || worker.run(&stopped, &sender))?;
+        Ok((Self { stop, seen, marks, thread: Some(thread) }, receiver))
+    }
+
+    /// Puts a mark into the stream, before the records that are made from now on.
+    pub(super) fn mark_before(&self, mark: T) {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).before.push(mark);
+    }
+
+    /// Puts a mark into the stream, behind the records that were made until now.
+    pub(super) fn mark_behind(&self, mark: T) {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner).behind.push(mark);
     }
 
     /// What was seen so far.
@@ -85,7 +154,7 @@ impl Drain {
     }
 }
 
-struct Worker {
+struct Worker<T> {
     ring: RingBuf<MapData>,
     bias: u64,
     check_procid: bool,
@@ -94,11 +163,14 @@ struct Worker {
     /// Numbers seen of each CPU.
     sequences: HashMap<u16, Numbers>,
     seen: Arc<Mutex<Seen>>,
-    pending: Vec<Event>,
+    marks: Arc<Mutex<Marks<T>>>,
+    /// Numbers that were missing when the last batch was made.
+    missing: u64,
+    pending: Vec<T>,
 }
 
-impl Worker {
-    fn run(mut self, stop: &AtomicBool, sender: &SyncSender<Vec<Event>>) {
+impl<T: Item> Worker<T> {
+    fn run(mut self, stop: &AtomicBool, sender: &SyncSender<Vec<T>>) {
         debug_assert!(self.ring.as_raw_fd() >= 0);
         loop {
             // Read before emptying: what is in the ring when the links are closed is taken.
@@ -115,12 +187,18 @@ impl Worker {
     }
 
     /// Takes what is in the ring; `false` if nobody listens any more.
-    fn empty(&mut self, sender: &SyncSender<Vec<Event>>, last: bool) -> bool {
+    fn empty(&mut self, sender: &SyncSender<Vec<T>>, last: bool) -> bool {
+        // Taken before the ring is read: what was made before such a mark is in the ring by now.
+        let mut behind = std::mem::take(&mut self.marks().behind);
         loop {
+            let (before, mut is_empty) = (self.pending.len(), false);
             let mut seen = Seen::default();
             while self.pending.len() < BATCH {
-                let Some(item) = self.ring.next() else { break };
-                let Some(decoded) = decode(&item, self.bias) else {
+                let Some(item) = self.ring.next() else {
+                    is_empty = true;
+                    break;
+                };
+                let Some(decoded) = T::decode(&item, self.bias) else {
                     seen.undecodable += 1;
                     continue;
                 };
@@ -135,13 +213,21 @@ impl Worker {
                 self.pending.push(decoded.event);
             }
             seen.gaps = self.sequences.values().map(Numbers::missing).sum();
+            let missing = seen.gaps;
             self.add(&seen);
+            self.mark_gap(before, missing);
+            // Taken after the ring was read: what is made after such a mark is not in this batch, or sorted behind it.
+            let marks = std::mem::take(&mut self.marks().before);
+            self.pending.extend(marks);
+            let full = !is_empty;
+            // Records of several CPUs interleave; the model wants them by time.
+            self.pending.sort_by_key(T::time_ns);
+            if is_empty {
+                self.pending.append(&mut behind);
+            }
             if self.pending.is_empty() {
                 return true;
             }
-            let full = self.pending.len() >= BATCH;
-            // Records of several CPUs interleave; the model wants them by time.
-            self.pending.sort_by_key(|event| event.time_ns);
             let batch = std::mem::take(&mut self.pending);
             if last {
                 if sender.send(batch).is_err() {
@@ -153,6 +239,7 @@ impl Worker {
                     Err(TrySendError::Full(batch)) => {
                         // The consumer is behind: leave the rest in the ring until it has caught up.
                         self.pending = batch;
+                        self.marks().behind.splice(0..0, behind);
                         return true;
                     }
                     Err(TrySendError::Disconnected(_)) => return false,
@@ -161,6 +248,20 @@ impl Worker {
             if !full && !last {
                 return true;
             }
+        }
+    }
+
+    fn marks(&self) -> MutexGuard<'_, Marks<T>> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says in the stream that records are missing among those that were just taken.
+    fn mark_gap(&mut self, from: usize, missing: u64) {
+        let lost = missing.saturating_sub(self.missing);
+        self.missing = missing;
+        let times = self.pending.iter().skip(from).map(T::time_ns);
+        if let (1.., Some(first), Some(last)) = (lost, times.clone().min(), times.max()) {
+            self.pending.extend(T::gap(first, last, lost));
         }
     }
 
@@ -178,18 +279,18 @@ impl Worker {
 /// The numbers of one CPU's records. They may come a little out of order, or twice, where programs preempted
 /// each other; what counts is how many there are up to the highest.
 #[derive(Clone, Copy, Debug)]
-struct Numbers {
+pub(super) struct Numbers {
     highest: u32,
     span: u64,
     received: u64,
 }
 
 impl Numbers {
-    const fn new(first: u32) -> Self {
+    pub(super) const fn new(first: u32) -> Self {
         Self { highest: first.wrapping_sub(1), span: 0, received: 0 }
     }
 
-    const fn take(&mut self, number: u32) {
+    pub(super) const fn take(&mut self, number: u32) {
         self.received += 1;
         let ahead = number.wrapping_sub(self.highest);
         // More than half the range ahead is behind.
@@ -199,7 +300,7 @@ impl Numbers {
         }
     }
 
-    const fn missing(&self) -> u64 {
+    pub(super) const fn missing(&self) -> u64 {
         self.span.saturating_sub(self.received)
     }
 }

@@ -1,5 +1,7 @@
 //! Why probes can't be placed.
 
+use aya::programs::ProgramError;
+
 /// Why probes can't be placed or read.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
@@ -68,9 +70,15 @@ impl ProbeError {
     ) -> Self {
         let mut messages = Vec::new();
         let mut next = Some(error);
+        // The verifier refuses with the same number as who lacks a capability, but not without a word.
+        let mut verified = false;
         while let Some(error) = next {
+            if let Some(ProgramError::LoadError { verifier_log, .. }) = error.downcast_ref() {
+                verified |= !verifier_log.to_string().trim().is_empty();
+            }
             if let Some(io) = error.downcast_ref::<std::io::Error>()
                 && matches!(io.kind(), std::io::ErrorKind::PermissionDenied)
+                && !verified
             {
                 return Self::NotPermitted { what };
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aya::maps::{Map, MapData, MapError, PerCpuArray};
-use tracer_ebpf::{Probe, ProbeCounters, counter_index};
+use tracer_ebpf::{Probe, ProbeCounters, SwitchCounters, counter_index};
 
 use super::config::Wire;
 
@@ -20,8 +20,71 @@ pub struct ProbeAccount {
     pub refused: u64,
     /// Delivered records in which a memory read failed.
     pub partial: u64,
+    /// Hits that went into a sum in the kernel.
+    pub summed: u64,
+    /// Hits for which a map in the kernel had no room.
+    pub lost_map: u64,
+    /// Hits that are not what the probe is for.
+    pub skipped: u64,
+    /// Hits without a record, because the process's memory could not be read.
+    pub faulted: u64,
     /// Records that arrived in user space.
     pub received: u64,
+}
+
+impl ProbeAccount {
+    /// Hits that should have told something and did not.
+    #[must_use]
+    pub const fn lost(&self) -> u64 {
+        self.lost_ring + self.lost_map + self.refused + self.faulted
+    }
+
+    /// Whether every hit is accounted for.
+    #[must_use]
+    pub const fn balances(&self) -> bool {
+        self.hits == self.delivered + self.summed + self.skipped + self.lost()
+            && self.delivered == self.received
+    }
+}
+
+/// What became of the stacks of T3 and of waits measured in the kernel, summed over all CPUs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SwitchAccount {
+    /// As the programs counted.
+    pub counters: SwitchCounters,
+    /// Waits that were open when the account was made.
+    pub open: u64,
+}
+
+impl SwitchAccount {
+    /// Waits that the kernel forgot for want of room.
+    #[must_use]
+    pub const fn evicted(&self) -> u64 {
+        self.counters.opened.saturating_sub(self.counters.closed).saturating_sub(self.open)
+    }
+
+    /// Parks whose stack is not known, by whatever cause.
+    #[must_use]
+    pub const fn without_stack(&self) -> u64 {
+        let SwitchCounters { collided, full, unsent, unread, .. } = self.counters;
+        collided + full + unsent + unread
+    }
+
+    /// Sums the counters of all CPUs.
+    pub(super) fn sum(cpus: &[Wire<SwitchCounters>]) -> SwitchCounters {
+        cpus.iter().fold(SwitchCounters::default(), |sum, Wire(cpu)| SwitchCounters {
+            known: sum.known + cpu.known,
+            new: sum.new + cpu.new,
+            collided: sum.collided + cpu.collided,
+            full: sum.full + cpu.full,
+            unsent: sum.unsent + cpu.unsent,
+            unread: sum.unread + cpu.unread,
+            partial: sum.partial + cpu.partial,
+            opened: sum.opened + cpu.opened,
+            closed: sum.closed + cpu.closed,
+            unmatched: sum.unmatched + cpu.unmatched,
+        })
+    }
 }
 
 /// The account of a session.
@@ -29,6 +92,8 @@ pub struct ProbeAccount {
 pub struct Accounting {
     /// By probe; those without a hit are left out.
     pub probes: Vec<(Probe, ProbeAccount)>,
+    /// What became of the stacks of T3 and of waits measured in the kernel.
+    pub switches: SwitchAccount,
     /// Records missing from the numbering of the CPUs, as the stream showed it.
     pub gaps: u64,
     /// Records that could not be decoded.
@@ -47,6 +112,10 @@ impl Accounting {
             lost_ring: sum.lost_ring + p.lost_ring,
             refused: sum.refused + p.refused,
             partial: sum.partial + p.partial,
+            summed: sum.summed + p.summed,
+            lost_map: sum.lost_map + p.lost_map,
+            skipped: sum.skipped + p.skipped,
+            faulted: sum.faulted + p.faulted,
             received: sum.received + p.received,
         })
     }
@@ -54,19 +123,14 @@ impl Accounting {
     /// Events that were lost.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        let total = self.total();
-        total.lost_ring + total.refused
+        self.total().lost()
     }
 
     /// Whether every hit is accounted for, and every delivered record arrived. True of a running session only
     /// by luck; it must be of an ended one.
     #[must_use]
     pub fn balances(&self) -> bool {
-        self.undecodable == 0
-            && self
-                .probes
-                .iter()
-                .all(|(_, p)| p.hits == p.delivered + p.lost_ring + p.refused && p.delivered == p.received)
+        self.undecodable == 0 && self.probes.iter().all(|(_, account)| account.balances())
     }
 }
 
@@ -111,6 +175,10 @@ impl Counters {
             lost_ring: sum.lost_ring + cpu.lost_ring,
             refused: sum.refused + cpu.refused,
             partial: sum.partial + cpu.partial,
+            summed: sum.summed + cpu.summed,
+            lost_map: sum.lost_map + cpu.lost_map,
+            skipped: sum.skipped + cpu.skipped,
+            faulted: sum.faulted + cpu.faulted,
             received: 0,
         })
     }
@@ -131,5 +199,10 @@ mod tests {
         assert!(!account(10, 7, 2, 7).balances(), "a hit vanished");
         assert!(!account(10, 7, 3, 6).balances(), "a record vanished on the way");
         assert_eq!(account(10, 7, 3, 7).lost(), 3);
+        let mut others = account(20, 7, 3, 7);
+        let counts = &mut others.probes[0].1;
+        (counts.summed, counts.lost_map, counts.skipped, counts.faulted) = (4, 3, 2, 1);
+        assert!(others.balances());
+        assert_eq!(others.lost(), 7, "what was summed up or passed over is not lost");
     }
 }

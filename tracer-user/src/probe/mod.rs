@@ -3,6 +3,7 @@
 
 pub mod calibrate;
 mod config;
+mod cpu;
 mod drain;
 mod error;
 mod keeper;
@@ -10,13 +11,15 @@ mod kernel;
 mod losses;
 mod object;
 mod session;
+mod switching;
 
 pub use calibrate::Calibration;
+pub use cpu::{CpuSamples, HERTZ, SAMPLE_NS};
 pub use error::ProbeError;
 pub use keeper::{Leases, Report, Why};
 pub use kernel::{Kernel, Links};
-pub use losses::{Accounting, Counters, ProbeAccount};
-pub use session::{Detacher, Options, Session, Stream};
+pub use losses::{Accounting, Counters, ProbeAccount, SwitchAccount};
+pub use session::{Detacher, Options, Session, Stream, SwitchMode, SwitchStream};
 
 /// Runs as one of gotrail's own helpers, if this process was started as one: call it first of all in `main`. Whoever
 /// attaches needs it, since the helpers are the same executable run again.

@@ -8,26 +8,29 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use aya::maps::{HashMap, RingBuf};
+use aya::maps::{HashMap, PerCpuArray, PerCpuHashMap, RingBuf};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{ProgramError, UProbe};
 use aya::{Ebpf, EbpfLoader};
+use bytemuck::Zeroable as _;
 use tracer_ebpf::Probe;
 use tracer_ebpf::{
-    GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_COUNTERS, MAP_EVENTS, MAP_PROCESSES,
-    ProcConfig, TIER_T1, TIER_T2, cookie,
+    GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_COUNTERS, MAP_EVENTS, MAP_OPEN_WAITS,
+    MAP_PROCESSES, MAP_STACKS, MAP_SUMS, MAP_SWITCH_COUNTERS, MAP_SWITCHES, OpenWait, Sum, SumKey,
+    SwitchCounters, TIER_T1, TIER_T2, TIER_T3, cookie,
 };
 
 use super::config::{Wire, config};
-use super::drain::Drain;
+use super::drain::{Drain, Seen};
 use super::error::ProbeError;
 use super::keeper::{Leases, Program};
 use super::kernel::{Kernel, Links};
-use super::losses::{Accounting, Counters};
+use super::losses::{Accounting, Counters, SwitchAccount};
 use super::object::object;
+use super::switching::Switching;
 use crate::binary::{GoBinary, Plan, Site, Unavailable};
 use crate::memory::{LiveMemory, Reader as _};
-use crate::model::Event;
+use crate::model::{Event, Switch, SwitchKind};
 use crate::target::Target;
 
 /// The slot of the one process of a session.
@@ -47,6 +50,19 @@ pub struct Options {
     pub capture_text: bool,
     /// How long the second tier is on at first: until then somebody must have looked at what it costs, and renewed.
     pub first_lease: Duration,
+    /// What T3 makes of switches.
+    pub switches: SwitchMode,
+}
+
+/// What T3 makes of switches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SwitchMode {
+    /// A record of each.
+    #[default]
+    Records,
+    /// Distributions by wait reason and stack, counted in the kernel: several times cheaper to take in, but it does
+    /// not tell who woke whom.
+    Sums,
 }
 
 impl Default for Options {
@@ -56,6 +72,7 @@ impl Default for Options {
             ring_bytes: 4 << 20,
             capture_text: true,
             first_lease: Duration::from_millis(250),
+            switches: SwitchMode::Records,
         }
     }
 }
@@ -63,18 +80,25 @@ impl Default for Options {
 /// Events in batches, each sorted by time. Ends after the last record of a session that was detached.
 pub type Stream = Receiver<Vec<Event>>;
 
+/// What T3 saw, in batches; likewise.
+pub type SwitchStream = Receiver<Vec<Switch>>;
+
 /// The links of a session by tier; whoever holds a clone can take the probes off.
 #[derive(Clone, Debug, Default)]
 pub struct Detacher {
     links: Arc<Mutex<Vec<(u32, UProbeLink)>>>,
     leases: Option<Leases>,
     closed: Arc<AtomicBool>,
+    switching: Option<Switching>,
 }
 
 impl Detacher {
     /// Takes off the probes of some tiers, the links in parallel since the kernel takes tens of milliseconds
     /// for each. Returns once they are gone.
     pub fn detach(&self, tiers: u32) {
+        if let Some(switching) = self.switching.as_ref().filter(|_| tiers & TIER_T3 != 0) {
+            switching.end();
+        }
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         let (gone, kept) = std::mem::take(&mut *links).into_iter().partition(|(tier, _)| tier & tiers != 0);
         *links = kept;
@@ -87,15 +111,16 @@ impl Detacher {
         });
     }
 
-    fn add(&self, tier: u32, link: UProbeLink) {
+    /// Takes a link in; `false` if the probes were taken off for good meanwhile, which is not overruled.
+    fn add(&self, tier: u32, link: UProbeLink) -> bool {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        // Who took the probes off for good meanwhile is not overruled.
         if self.closed.load(Ordering::Acquire) {
             drop(links);
             drop(link);
-        } else {
-            links.push((tier, link));
+            return false;
         }
+        links.push((tier, link));
+        true
     }
 
     /// Takes off all probes for good: none is put back.
@@ -125,13 +150,16 @@ pub struct Session {
     counters: Counters,
     links: Detacher,
     kind: Links,
-    drain: Drain,
+    drain: Drain<Event>,
+    switch_drain: Drain<Switch>,
+    switching: Switching,
     plan: Plan,
     /// Sites that cost too much.
     taken_off: Vec<Site>,
     target: Target,
     bias: u64,
     attached_in: Duration,
+    loaded_in: Vec<(&'static str, Duration)>,
 }
 
 /// What is said of them.
@@ -150,14 +178,23 @@ impl Session {
         bias: u64,
         plan: Plan,
         options: Options,
-    ) -> Result<(Self, Stream), ProbeError> {
+    ) -> Result<(Self, Stream, SwitchStream), ProbeError> {
         let begun = Instant::now();
         let kernel = Kernel::probe();
         let kind = kernel.links.ok_or(ProbeError::NotPermitted { what: "load a BPF program" })?;
         let error =
             |what, e: &(dyn std::error::Error + 'static)| ProbeError::from_aya(what, &kernel.release, e);
         let namespace = pid_namespace();
-        let mut ebpf = EbpfLoader::new()
+        let mut loader = EbpfLoader::new();
+        if options.tiers & TIER_T3 == 0 {
+            // What is not used needs no memory.
+            for name in [MAP_STACKS, MAP_OPEN_WAITS, MAP_SUMS] {
+                loader.map_max_entries(name, 1);
+            }
+        } else {
+            loader.map_max_entries(MAP_SWITCHES, options.ring_bytes);
+        }
+        let mut ebpf = loader
             .map_max_entries(MAP_EVENTS, options.ring_bytes)
             .override_global(GLOBAL_PID_NAMESPACE_DEVICE, &namespace.0, true)
             .override_global(GLOBAL_PID_NAMESPACE_INODE, &namespace.1, true)
@@ -169,12 +206,15 @@ impl Session {
             why.dedup();
             return Err(ProbeError::NoSites(why.join("; ")));
         }
-        let settings = config(binary, bias, SLOT, options.tiers, options.capture_text);
-        let mut processes: HashMap<_, u32, Wire<ProcConfig>> = map(&mut ebpf, MAP_PROCESSES, &kernel)
-            .and_then(|m| HashMap::try_from(m).map_err(|e| error("open a map", &e)))?;
-        processes.insert(&target.pid(), &Wire(settings), 0).map_err(|e| error("configure the probes", &e))?;
-        let ring = RingBuf::try_from(take(&mut ebpf, MAP_EVENTS, &kernel)?)
-            .map_err(|e| error("open the ring buffer", &e))?;
+        let settings = config(binary, &plan, bias, SLOT, &options);
+        let processes = HashMap::try_from(take(&mut ebpf, MAP_PROCESSES, &kernel)?)
+            .map_err(|e| error("open a map", &e))?;
+        let switching = Switching::new(processes, target.pid(), settings)
+            .map_err(|e| error("configure the probes", &e))?;
+        let [ring, switch_ring] = [MAP_EVENTS, MAP_SWITCHES].map(|name| {
+            RingBuf::try_from(take(&mut ebpf, name, &kernel)?).map_err(|e| error("open a ring buffer", &e))
+        });
+        let (ring, switch_ring) = (ring?, switch_ring?);
 
         let counters = Counters::open(take(&mut ebpf, MAP_COUNTERS, &kernel)?, SLOT)
             .map_err(|e| error("open the counters", &e))?;
@@ -191,11 +231,14 @@ impl Session {
             wanted.into_iter().partition(|(tier, _)| *tier == TIER_T1 || kind == Links::Single);
         // The keeper starts while the rest is linked. And should gotrail be killed, the kernel closes descriptors in
         // their order: the keeper hears of it before the kernel takes the links down that are held here.
-        let leases = lease(&mut ebpf, leased, target, bias, kind, &kernel, options.first_lease)?;
+        let (leases, mut loaded_in) =
+            lease(&mut ebpf, leased, target, bias, kind, &kernel, options.first_lease)?;
         let mut links = Vec::new();
         for (tier, sites) in held {
             let sites: Vec<&Site> = sites.iter().collect();
-            links.push((tier, link(&mut ebpf, tier, &sites, target, kind, &kernel)?));
+            let made = link(&mut ebpf, tier, &sites, target, kind, &kernel)?;
+            loaded_in.extend(made.loaded_in);
+            links.push((tier, made.link));
         }
         if let Some(leases) = leases.as_ref().filter(|leases| leases.has(TIER_T2)) {
             leases.await_on(TIER_T2, KEEPER_STARTS_WITHIN)?;
@@ -203,22 +246,99 @@ impl Session {
         }
         // The thread ids that the runtime keeps are those of its own PID namespace.
         let same_namespace = target.inner_pid == target.pid();
-        let (drain, stream) = Drain::start(ring, bias, same_namespace, log_lines(&mut ebpf))
-            .map_err(|e| kernel_error("start the drain", &kernel, e.to_string()))?;
-        let links = Detacher { links: Arc::new(Mutex::new(links)), leases, closed: Arc::default() };
+        let drains = |e: std::io::Error| kernel_error("start the drain", &kernel, e.to_string());
+        let (drain, stream) =
+            Drain::start("ring-drain", ring, bias, same_namespace, log_lines(&mut ebpf)).map_err(drains)?;
+        let (switch_drain, switch_stream) =
+            Drain::start("switch-drain", switch_ring, bias, false, Box::new(|| {})).map_err(drains)?;
+        let links = Detacher {
+            links: Arc::new(Mutex::new(links)),
+            leases,
+            closed: Arc::default(),
+            switching: Some(switching.clone()),
+        };
         let session = Self {
             ebpf,
             counters,
             links,
             kind,
             drain,
+            switch_drain,
+            switching,
             plan,
             taken_off: Vec::new(),
             target: target.clone(),
             bias,
             attached_in: begun.elapsed(),
+            loaded_in,
         };
-        Ok((session, stream))
+        Ok((session, stream, switch_stream))
+    }
+
+    /// Begins to observe switches, if they were planned for: places the probes of T3, and switches them on at one moment
+    /// when all are in place. `false` if the probes were taken off for good meanwhile.
+    ///
+    /// # Errors
+    /// [`ProbeError`]; then T3 is off as before.
+    pub fn begin_switches(&mut self) -> Result<bool, ProbeError> {
+        if self.links.tiers() & TIER_T3 != 0 {
+            return Ok(true);
+        }
+        let sites: Vec<&Site> = self.plan.tier(TIER_T3).collect();
+        if sites.is_empty() {
+            let why = self.plan.unavailable.iter().filter(|u| u.probe.tier() == TIER_T3);
+            let why: Vec<&str> = why.map(|u| u.why.as_str()).collect();
+            return Err(ProbeError::NoSites(why.join("; ")));
+        }
+        let kernel = Kernel::probe();
+        check_sites(&self.target, self.bias, &self.plan.sites)?;
+        let made = link(&mut self.ebpf, TIER_T3, &sites, &self.target, self.kind, &kernel)?;
+        self.loaded_in.extend(made.loaded_in);
+        if !self.links.add(TIER_T3, made.link) {
+            return Ok(false);
+        }
+        // A stretch that nobody was told the end of, because its links were dropped from elsewhere.
+        self.tell_end();
+        let begun = self.switching.begin().map_err(|e| {
+            self.links.detach(TIER_T3);
+            ProbeError::from_aya("switch T3 on", &kernel.release, &e)
+        })?;
+        self.switch_drain.mark_before(Switch { time_ns: begun, goid: 0, kind: SwitchKind::Begin });
+        Ok(true)
+    }
+
+    /// Ends it: what was seen until now is still delivered, and then an end.
+    pub fn end_switches(&mut self) {
+        self.links.detach(TIER_T3);
+        self.tell_end();
+    }
+
+    /// Call it when the links are gone.
+    fn tell_end(&self) {
+        if let Some(time_ns) = self.switching.take_end() {
+            self.switch_drain.mark_behind(Switch { time_ns, goid: 0, kind: SwitchKind::End });
+        }
+    }
+
+    /// The distributions that the kernel counted of this process's switches.
+    #[must_use]
+    pub fn sums(&self) -> Vec<(SumKey, Sum)> {
+        let Some(sums) = self
+            .ebpf
+            .map(MAP_SUMS)
+            .and_then(|m| PerCpuHashMap::<_, Wire<SumKey>, Wire<Sum>>::try_from(m).ok())
+        else {
+            return Vec::new();
+        };
+        let of_all_cpus = |cpus: &[Wire<Sum>]| {
+            cpus.iter().fold(Sum::zeroed(), |mut all, Wire(cpu)| {
+                all.count += cpu.count;
+                all.total_ns += cpu.total_ns;
+                all.buckets.iter_mut().zip(cpu.buckets).for_each(|(into, from)| *into += from);
+                all
+            })
+        };
+        sums.iter().flatten().map(|(Wire(key), cpus)| (key, of_all_cpus(&cpus))).collect()
     }
 
     /// Takes some probes of the rare tier off and leaves the others on. A link can't be changed: it is dropped and made
@@ -274,7 +394,7 @@ impl Session {
         let kernel = Kernel::probe();
         check_sites(&self.target, self.bias, &self.plan.sites)?;
         let made = link(&mut self.ebpf, tier, sites, &self.target, self.kind, &kernel)?;
-        self.links.add(tier, made);
+        self.links.add(tier, made.link);
         Ok(())
     }
 
@@ -296,6 +416,12 @@ impl Session {
         self.attached_in
     }
 
+    /// How long the kernel took to verify and compile each program, by its name.
+    #[must_use]
+    pub fn loaded_in(&self) -> &[(&'static str, Duration)] {
+        &self.loaded_in
+    }
+
     /// A handle that takes the probes off from another thread.
     #[must_use]
     pub fn detacher(&self) -> Detacher {
@@ -308,13 +434,16 @@ impl Session {
         let begun = Instant::now();
         self.links.close();
         let took = begun.elapsed();
+        self.tell_end();
         self.drain.finish();
+        self.switch_drain.finish();
         took
     }
 
     /// Waits until the drain has ended; call it when the stream has.
     pub fn join(&mut self) {
         self.drain.join();
+        self.switch_drain.join();
     }
 
     /// The tiers that are had by lease, if any are.
@@ -333,16 +462,36 @@ impl Session {
     #[must_use]
     pub fn accounting(&self) -> Accounting {
         let mut probes = self.counters.read();
-        let seen = self.drain.seen();
+        let (seen, switches) = (self.drain.seen(), self.switch_drain.seen());
         for (probe, account) in &mut probes {
-            account.received = seen.received.get(probe).copied().unwrap_or(0);
+            let of = |seen: &Seen| seen.received.get(probe).copied().unwrap_or(0);
+            account.received = of(&seen) + of(&switches);
         }
         Accounting {
             probes,
-            gaps: seen.gaps,
-            undecodable: seen.undecodable,
+            switches: self.switch_account(),
+            gaps: seen.gaps + switches.gaps,
+            undecodable: seen.undecodable + switches.undecodable,
             procid_mismatches: seen.procid_mismatches,
         }
+    }
+
+    fn switch_account(&self) -> SwitchAccount {
+        let map = |name| self.ebpf.map(name);
+        let counters = map(MAP_SWITCH_COUNTERS)
+            .and_then(|m| PerCpuArray::<_, Wire<SwitchCounters>>::try_from(m).ok())
+            .and_then(|counters| counters.get(&SLOT, 0).ok())
+            .map(|cpus| SwitchAccount::sum(&cpus))
+            .unwrap_or_default();
+        // Nothing was opened where records are sent; to go through the map is not for nothing then.
+        let open = if counters.opened == 0 {
+            0
+        } else {
+            map(MAP_OPEN_WAITS)
+                .and_then(|m| HashMap::<_, u64, Wire<OpenWait>>::try_from(m).ok())
+                .map_or(0, |waits| waits.keys().flatten().count() as u64)
+        };
+        SwitchAccount { counters, open }
     }
 }
 
@@ -366,23 +515,36 @@ fn log_lines(_ebpf: &mut Ebpf) -> Box<dyn FnMut() + Send> {
     Box::new(|| {})
 }
 
-/// The program of a tier, by how it is linked.
-fn program<'a>(
-    ebpf: &'a mut Ebpf,
-    tier: u32,
-    kind: Links,
-    kernel: &Kernel,
-) -> Result<&'a mut UProbe, ProbeError> {
-    let name = match (tier, kind) {
+/// The name of a tier's program, by how it is linked.
+const fn name_of(tier: u32, kind: Links) -> &'static str {
+    match (tier, kind) {
         (TIER_T1, Links::Single) => "t1_single",
         (TIER_T1, _) => "t1_multi",
+        (TIER_T3, Links::Single) => "t3_single",
+        (TIER_T3, _) => "t3_multi",
         (_, Links::Single) => "t2_single",
         _ => "t2_multi",
-    };
+    }
+}
+
+fn program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+    kernel: &Kernel,
+) -> Result<&'a mut UProbe, ProbeError> {
     ebpf.program_mut(name)
         .ok_or_else(|| kernel_error("find a program", kernel, format!("no {name} in the eBPF object")))?
         .try_into()
         .map_err(|e: ProgramError| ProbeError::from_aya("find a program", &kernel.release, &e))
+}
+
+/// How long a program took to load, by its name.
+type LoadedIn = (&'static str, Duration);
+
+/// A link, and how long its program took to load, if it was not loaded yet.
+struct Made {
+    link: UProbeLink,
+    loaded_in: Option<LoadedIn>,
 }
 
 /// Puts the program of a tier onto its sites. Only the link holds it in the kernel then, so that it goes with the
@@ -394,10 +556,16 @@ fn link(
     target: &Target,
     kind: Links,
     kernel: &Kernel,
-) -> Result<UProbeLink, ProbeError> {
+) -> Result<Made, ProbeError> {
     let error = |what, e: &ProgramError| ProbeError::from_aya(what, &kernel.release, e);
-    let program = program(ebpf, tier, kind, kernel)?;
-    program.load().map_err(|e| error("load a program", &e))?;
+    let name = name_of(tier, kind);
+    let program = program(ebpf, name, kernel)?;
+    let mut loaded_in = None;
+    if program.fd().is_err() {
+        let begun = Instant::now();
+        program.load().map_err(|e| error("load a program", &e))?;
+        loaded_in = Some((name, begun.elapsed()));
+    }
     let points = sites.iter().map(|site| UProbeAttachPoint {
         location: UProbeAttachLocation::AbsoluteOffset(site.file_offset),
         cookie: Some(site_cookie(site)),
@@ -418,8 +586,11 @@ fn link(
         }
     })?;
     let link = program.take_link(id).map_err(|e| error("hold the probes", &e))?;
-    program.unload().map_err(|e| error("let a program go", &e))?;
-    Ok(link)
+    // T3 comes and goes: its program stays loaded between, which costs nobody anything.
+    if tier != TIER_T3 {
+        program.unload().map_err(|e| error("let a program go", &e))?;
+    }
+    Ok(Made { link, loaded_in })
 }
 
 /// Has a keeper for the tiers that are had by lease, and asks for the second one; the others come when they are asked
@@ -432,24 +603,27 @@ fn lease(
     kind: Links,
     kernel: &Kernel,
     first: Duration,
-) -> Result<Option<Leases>, ProbeError> {
-    let mut programs = Vec::new();
+) -> Result<(Option<Leases>, Vec<LoadedIn>), ProbeError> {
+    let (mut programs, mut loaded_in) = (Vec::new(), Vec::new());
     for (tier, sites) in tiers {
-        programs.push(Program { tier, program: loaded(ebpf, tier, kind, kernel)?, sites });
+        let name = name_of(tier, kind);
+        let begun = Instant::now();
+        programs.push(Program { tier, program: loaded(ebpf, name, kernel)?, sites });
+        loaded_in.push((name, begun.elapsed()));
     }
     if programs.is_empty() {
-        return Ok(None);
+        return Ok((None, loaded_in));
     }
     let leases = Leases::new(target, bias, kind == Links::MultiScoped, programs)?;
     if leases.has(TIER_T2) {
         leases.begin(TIER_T2, first)?;
     }
-    Ok(Some(leases))
+    Ok((Some(leases), loaded_in))
 }
 
-/// Loads the program of a tier that is had by lease, and gives the one descriptor of it.
-fn loaded(ebpf: &mut Ebpf, tier: u32, kind: Links, kernel: &Kernel) -> Result<OwnedFd, ProbeError> {
-    let program = program(ebpf, tier, kind, kernel)?;
+/// Loads a program that is had by lease, and gives the one descriptor of it.
+fn loaded(ebpf: &mut Ebpf, name: &'static str, kernel: &Kernel) -> Result<OwnedFd, ProbeError> {
+    let program = program(ebpf, name, kernel)?;
     program.load().map_err(|e| ProbeError::from_aya("load a program", &kernel.release, &e))?;
     let fd = program.fd().map_err(|e| ProbeError::from_aya("hold a program", &kernel.release, &e))?;
     let fd =
@@ -473,16 +647,11 @@ pub(super) fn pid_namespace() -> (u64, u64) {
     }
 }
 
-fn kernel_error(what: &'static str, kernel: &Kernel, why: String) -> ProbeError {
+pub(super) fn kernel_error(what: &'static str, kernel: &Kernel, why: String) -> ProbeError {
     ProbeError::Kernel { what, kernel: kernel.release.clone(), why }
 }
 
-fn map<'a>(ebpf: &'a mut Ebpf, name: &str, kernel: &Kernel) -> Result<&'a mut aya::maps::Map, ProbeError> {
-    ebpf.map_mut(name)
-        .ok_or_else(|| kernel_error("open a map", kernel, format!("no map {name} in the eBPF object")))
-}
-
-fn take(ebpf: &mut Ebpf, name: &str, kernel: &Kernel) -> Result<aya::maps::Map, ProbeError> {
+pub(super) fn take(ebpf: &mut Ebpf, name: &str, kernel: &Kernel) -> Result<aya::maps::Map, ProbeError> {
     ebpf.take_map(name)
         .ok_or_else(|| kernel_error("open a map", kernel, format!("no map {name} in the eBPF object")))
 }

@@ -31,7 +31,8 @@ fn read_within(pid: u32, path: &str) -> io::Result<Arc<[u8]>> {
 fn read(mut file: File) -> io::Result<Arc<[u8]>> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+        let what = if metadata.is_dir() { "it is a directory" } else { "it is a pipe, a device or a socket" };
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{what}, no file")));
     }
     let size = metadata.len();
     if size > MAX_EXECUTABLE {

@@ -65,7 +65,7 @@ const VERSIONS: &[&str] = &["1.23.9", "1.27.3"];
 const BOTH: &[bool] = &[false, true];
 
 /// Small: an emulated machine is slow, and a count is as right with five hundred as with five thousand.
-const CHECKS: [Check; 5] = [
+const CHECKS: [Check; 7] = [
     Check {
         fixture: "population",
         versions: VERSIONS,
@@ -98,6 +98,24 @@ const CHECKS: [Check; 5] = [
         arguments: &["-count", "300"],
         kinds: &[],
         steps: at_rest_and_at_work,
+    },
+    // The timers of the CPUs: registers of user space, stacks, and which goroutine it is.
+    Check {
+        fixture: "wall",
+        versions: &["1.27.3"],
+        stripped: BOTH,
+        arguments: &[],
+        kinds: &[],
+        steps: profiled,
+    },
+    // Before Go 1.21 the sites are other instructions. What parks is left to no chance, if there is one P.
+    Check {
+        fixture: "switches",
+        versions: &["1.20.14", "1.27.3"],
+        stripped: BOTH,
+        arguments: &["-rounds", "50", "-iter", "10"],
+        kinds: &[],
+        steps: switched,
     },
     // Texts, stacks and creators are read in the probe itself, by registers that each architecture has its own of.
     Check {
@@ -165,6 +183,11 @@ fn looks() -> Vec<Value> {
     ]
 }
 
+/// Its time is measured.
+fn profiled() -> Vec<Value> {
+    vec![gotrail("profile", &["profile", "PID", "--for", "8s", "--format", "json"]), tell("quit")]
+}
+
 /// The program dies while gotrail is attached, which ends it too.
 fn dies() -> Vec<Value> {
     vec![
@@ -180,6 +203,20 @@ fn counted() -> Vec<Value> {
         json!({
             "do": "attach",
             "arguments": ["attach", "PID", "--format", "json", "--budget", "100"],
+        }),
+        tell(""),
+        wait("{"),
+        json!({ "do": "stop" }),
+        tell(""),
+    ]
+}
+
+/// Likewise, with every switch observed.
+fn switched() -> Vec<Value> {
+    vec![
+        json!({
+            "do": "attach",
+            "arguments": ["attach", "PID", "--format", "json", "--budget", "100", "--switches", "600s"],
         }),
         tell(""),
         wait("{"),

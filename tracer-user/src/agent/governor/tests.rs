@@ -20,7 +20,7 @@ const SHARE: f64 = 0.018;
 const WINDOW: usize = (10_000 * MS / TICK) as usize;
 
 fn plan() -> Plan {
-    Plan { sites: Vec::new(), unavailable: Vec::new(), substitutes: Vec::new() }
+    Plan::default()
 }
 
 /// What a target would do with nobody watching: CPUs that it uses, and hits for each second of CPU time, by tier.

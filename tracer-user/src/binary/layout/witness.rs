@@ -17,9 +17,10 @@ use super::super::symbols::Symbols;
 use super::super::version::GoVersion;
 use super::{Layout, LayoutSource, table};
 
-/// Functions of the runtime that every program has, and that together use every field of [`Layout`]: goroutines
-/// and stacks, Ms, Ps, the scheduler, channels and sudogs, the collector, its statistics, panics, signals.
-const WITNESSES: [&str; 44] = [
+/// Functions of the runtime that every program has, or that every program has that reads files or sockets, and that
+/// together use every field of [`Layout`]: goroutines and stacks, Ms, Ps, the scheduler, channels and sudogs, the
+/// collector, panics, signals, timers, the poller, ancestors, the heap and its spans, and what is counted of all that.
+const WITNESSES: [&str; 87] = [
     "runtime.newproc1",
     "runtime.casgstatus",
     "runtime.gopark",
@@ -64,6 +65,49 @@ const WITNESSES: [&str; 44] = [
     "runtime.(*gcControllerState).endCycle",
     "runtime.gcMarkTermination",
     "runtime.stopTheWorldWithSema",
+    "runtime.gfput",
+    "runtime.checkTimers",
+    "runtime.(*timers).check",
+    "runtime.doaddtimer",
+    "runtime.(*timers).addHeap",
+    "runtime.sysmon",
+    "runtime.startm",
+    "runtime.oneNewExtraM",
+    "runtime.gcBgMarkWorker",
+    "runtime.(*mcache).refill",
+    "runtime.(*mcache).allocLarge",
+    "runtime.allocmcache",
+    "runtime.(*fixalloc).alloc",
+    "runtime.(*mheap).init",
+    "runtime.(*mheap).initSpan",
+    "runtime.(*mheap).allocSpan",
+    "runtime.(*mheap).freeSpanLocked",
+    "runtime.(*sweepLocked).sweep",
+    "runtime.itabAdd",
+    "runtime.(*timeHistogram).record",
+    "runtime.gcStart",
+    "runtime.gcSweep",
+    "runtime.gcDrainN",
+    "runtime.(*cpuStats).accumulate",
+    "runtime.(*gcCPULimiterState).updateLocked",
+    "runtime.(*gcControllerState).findRunnableGCWorker",
+    "runtime.(*gcControllerState).heapGoalInternal",
+    "runtime.(*gcControllerState).memoryLimitHeapGoal",
+    "runtime.(*gcControllerState).trigger",
+    "runtime.(*gcControllerState).commit",
+    "runtime.(*gcControllerState).resetLive",
+    "runtime.(*gcControllerState).update",
+    "runtime.queuefinalizer",
+    "runtime.freeSpecial",
+    "runtime.(*p).destroy",
+    "runtime.netpollready",
+    "runtime.netpollblock",
+    "internal/poll.runtime_pollOpen",
+    "internal/poll.runtime_pollReset",
+    "internal/poll.runtime_pollSetDeadline",
+    "runtime.printAncestorTraceback",
+    "runtime.addspecial",
+    "runtime.wbBufFlush1",
 ];
 
 /// Fewer than these in a program prove nothing.
@@ -99,11 +143,21 @@ pub fn witnesses(
         let last = offsets.iter().filter(|(key, _)| key.starts_with(part)).map(|(_, offset)| *offset).max();
         u64::from(last.unwrap_or(0)) + 8
     };
-    let known = [
-        (globals.sched, size("sched.")),
-        (globals.gc_controller, size("gc.")),
-        (globals.memstats, size("memstats.")),
-    ];
+    let own = |address: Option<u64>, part| address.map(|address| (address, size(part)));
+    let optional = &globals.optional;
+    let known: Vec<(u64, u64)> = [
+        own(Some(globals.sched), "sched."),
+        own(Some(globals.gc_controller), "gc."),
+        own(Some(globals.memstats), "memstats."),
+        own(optional.work, "work."),
+        own(optional.mheap, "mheap."),
+        own(optional.limiter, "limiter."),
+        own(optional.cleanups, "cleanups."),
+    ]
+    .into_iter()
+    // One that is not known is still one: what an address counts as is its range's place in the list.
+    .map(Option::unwrap_or_default)
+    .collect();
     symbols
         .find(image, WITNESSES)
         .into_iter()
@@ -196,7 +250,7 @@ mod tests {
     #[test]
     fn the_nearest_release_is_claimed() {
         let claimed = |text: &str| claim(&GoVersion::parse(text).unwrap(), "amd64").unwrap().version;
-        assert_eq!(claimed("go1.23.1-foo"), "1.23.3");
+        assert_eq!(claimed("go1.23.1-foo"), "1.23.2");
         assert_eq!(claimed("go1.23.99"), "1.23.12");
     }
 }

@@ -1,35 +1,74 @@
 //! The dump as JSON: documented, stable names.
 
 use std::collections::HashMap;
-use std::time::{Duration, SystemTime};
+use std::fmt::Write as _;
+use std::time::Duration;
 
-use gotrail::memory::{Case, Direction, Goroutine, Labels, Pc, Symbolizer, Target, Wait, monotonic_ns};
+use gotrail::memory::{
+    Case, Direction, Goroutine, Labels, Pc, Stack, Status, Symbolizer, Target, Timer, Wait,
+};
+use gotrail::target::Descriptor;
 use serde_json::{Map, Value, json};
 
 use super::super::args::DumpArgs;
 use super::super::failure::Failure;
 use super::super::json;
-use super::{Dump, group, waits};
+use super::{Dump, core_file, group, waits};
 
-/// The whole answer.
-pub(super) fn of(dump: &Dump<'_>, args: &DumpArgs, symbolizer: &mut Symbolizer) -> Result<Value, Failure> {
+/// Bytes of text that are given away at a time.
+const PIECE: usize = 64 << 10;
+
+/// The whole answer, piece by piece: a million goroutines have gigabytes of it.
+pub(super) fn write(
+    dump: &Dump<'_>,
+    args: &DumpArgs,
+    symbolizer: &mut Symbolizer,
+    mut give: impl FnMut(&str),
+) -> Result<(), Failure> {
+    let head = head(dump, args, symbolizer)?.to_string();
+    if args.group {
+        give(&safe(&head));
+        give("\n");
+        return Ok(());
+    }
+    // An object that is not empty, to which the goroutines are added as text.
+    let mut out = head.strip_suffix('}').unwrap_or(&head).to_owned();
+    out.push_str(",\"goroutines\":[");
+    let waiting = waiting(dump);
+    for (index, g) in dump.shown.iter().enumerate() {
+        let comma = if index == 0 { "" } else { "," };
+        // Writing to a String can't fail.
+        let _ = write!(out, "{comma}{}", goroutine(dump, g, &waiting, symbolizer));
+        if out.len() >= PIECE {
+            give(&safe(&out));
+            out.clear();
+        }
+    }
+    out.push_str("]}\n");
+    give(&safe(&out));
+    Ok(())
+}
+
+/// All but the goroutines one by one.
+fn head(dump: &Dump<'_>, args: &DumpArgs, symbolizer: &mut Symbolizer) -> Result<Value, Failure> {
     let (binary, snapshot) = (dump.runtime.binary(), dump.snapshot);
     let mut document = json!({
         "schema": "gotrail.dump/1",
-        "pid": dump.target.pid(),
+        "pid": dump.subject.pid(),
         "go_version": binary.version().to_string(),
         "layout_source": binary.layout_source().to_string(),
-        "taken_at": json::wall(snapshot.taken_ns),
+        "taken_at": wall(dump, snapshot.taken_ns),
         "took_ns": snapshot.took_ns,
         "torn": snapshot.torn,
         "unread": snapshot.unread,
+        "unread_stacks": snapshot.unread_stacks,
+        "unread_bytes": snapshot.unread_bytes,
     });
+    if let Some(core) = dump.subject.core() {
+        document["core"] = core_file::json(dump, core, symbolizer);
+    }
     if args.group {
         document["groups"] = group::json(dump, symbolizer);
-    } else {
-        let waiting = waiting(dump);
-        let goroutines = dump.shown.iter().map(|g| goroutine(dump, g, &waiting, symbolizer));
-        document["goroutines"] = Value::Array(goroutines.collect());
     }
     if args.waits {
         for (name, value) in waits::json(dump, symbolizer)? {
@@ -60,7 +99,7 @@ fn goroutine(
 ) -> Value {
     let binary = dump.runtime.binary();
     let since = (g.wait_since_ns != 0).then_some(g.wait_since_ns);
-    json!({
+    let mut value = json!({
         "goid": g.goid,
         "status": g.status.name(),
         "wait_reason": g.status.is_parked().then(|| dump.runtime.wait_reason(g.wait_reason)),
@@ -71,19 +110,33 @@ fn goroutine(
         "labels": labels_of(dump, g),
         "start_function": binary.function_name(g.startpc),
         "created_by": created_by(dump, g, symbolizer),
-        "stack": stack(dump, g, symbolizer),
-        "stack_truncated": g.stack.truncated,
-        "thread_id": g.thread_id,
+        "thread_id": g.thread_id(),
+        "processor": g.thread.and_then(|thread| thread.processor),
+        "in_cgo": g.thread.is_some_and(|thread| thread.in_cgo),
+        "running_for_at_least_ns": running(dump, g),
+        "scan": g.scan,
+        "bubble": dump.details.bubbles.get(&g.goid),
+        "ancestors": ancestors(dump, g, symbolizer),
         "locked_to_thread": g.locked,
         "system": g.system,
         "torn": g.torn,
-    })
+    });
+    add_stack(&mut value, dump, g, symbolizer);
+    value
 }
 
-/// The frames of a stack, innermost first.
-pub(super) fn stack(dump: &Dump<'_>, g: &Goroutine, symbolizer: &mut Symbolizer) -> Vec<Value> {
+/// Adds the frames of a stack, innermost first; nothing where stacks were not asked for.
+pub(super) fn add_stack(value: &mut Value, dump: &Dump<'_>, g: &Goroutine, symbolizer: &mut Symbolizer) {
+    if dump.stacks {
+        value["stack"] = Value::Array(frames(dump, &g.stack, symbolizer));
+        value["stack_truncated"] = json!(g.stack.truncated);
+    }
+}
+
+/// The frames of any stack, innermost first.
+pub(super) fn frames(dump: &Dump<'_>, stack: &Stack, symbolizer: &mut Symbolizer) -> Vec<Value> {
     let mut frames = Vec::new();
-    for pc in &g.stack.pcs {
+    for pc in &stack.pcs {
         frames.extend(symbolizer.frames(dump.runtime.binary(), *pc).iter().map(json::frame));
     }
     frames
@@ -130,8 +183,18 @@ fn wait(dump: &Dump<'_>, wait: &Wait, waiting: &HashMap<Target, usize>) -> Value
         Wait::Cond(address) => at("cond", *address, Target::Cond),
         Wait::Sleep { until_ns } => json!({
             "kind": "sleep",
-            "until": until_ns.and_then(future),
-            "remaining_ns": until_ns.map(|at| at.saturating_sub(monotonic_ns())),
+            "until": until_ns.and_then(|at| future(dump, at)),
+            "remaining_ns": until_ns.map(|at| at.saturating_sub(dump.runtime.now_ns())),
+        }),
+        Wait::Io(None) => json!({ "kind": "io" }),
+        Wait::Io(Some(poll)) => json!({
+            "kind": "io",
+            "fd": poll.fd,
+            "mode": poll.mode(),
+            "poll_desc": hex(poll.desc),
+            "deadline": poll.deadline_ns.and_then(|at| future(dump, at)),
+            "remaining_ns": poll.deadline_ns.map(|at| at.saturating_sub(dump.runtime.now_ns())),
+            "file": dump.files.get(&poll.fd).map(file),
         }),
         Wait::Forever => json!({ "kind": "forever" }),
         Wait::Unread => json!({ "kind": "unread" }),
@@ -147,7 +210,56 @@ pub(super) fn channel(dump: &Dump<'_>, address: u64) -> Value {
         "capacity": known.map(|channel| channel.capacity),
         "length": known.map(|channel| channel.length),
         "closed": known.map(|channel| channel.closed),
+        "timer": known.and_then(|channel| channel.timer).map(|found| timer(dump, found)),
     })
+}
+
+/// When a timer fires next, and whether again.
+fn timer(dump: &Dump<'_>, timer: Timer) -> Value {
+    let when = (timer.when_ns != 0).then_some(timer.when_ns);
+    json!({
+        "fires": when.and_then(|at| future(dump, at)),
+        "remaining_ns": when.map(|at| at.saturating_sub(dump.runtime.now_ns())),
+        "period_ns": (timer.period_ns != 0).then_some(timer.period_ns),
+    })
+}
+
+/// What a file descriptor is.
+fn file(descriptor: &Descriptor) -> Value {
+    json!({
+        "kind": descriptor.kind,
+        "local": descriptor.local,
+        "remote": descriptor.remote,
+        "state": descriptor.state,
+    })
+}
+
+/// For how long it has run at least without its P switching to another, in ns.
+fn running(dump: &Dump<'_>, g: &Goroutine) -> Option<u64> {
+    let since = g.thread.filter(|_| g.status == Status::Running)?.since_ns?;
+    Some(dump.snapshot.taken_ns.saturating_sub(since))
+}
+
+/// Who started who started it; `null` where the runtime does not keep that.
+fn ancestors(dump: &Dump<'_>, g: &Goroutine, symbolizer: &mut Symbolizer) -> Option<Vec<Value>> {
+    let binary = dump.runtime.binary();
+    let ancestors = dump.details.ancestors.get(&g.goid)?.iter().map(|ancestor| {
+        let stack: Vec<Value> = ancestor
+            .pcs
+            .iter()
+            .filter_map(|pc| symbolizer.innermost(binary, *pc))
+            .map(|frame| json::frame(&frame))
+            .collect();
+        let creation = Pc { address: ancestor.gopc, exact: false };
+        let created = (ancestor.gopc != 0).then(|| symbolizer.innermost(binary, creation)).flatten();
+        json!({
+            "goid": ancestor.goid,
+            "stack": stack,
+            "stack_truncated": ancestor.truncated,
+            "created_by": created.as_ref().map(json::frame),
+        })
+    });
+    Some(ancestors.collect())
 }
 
 /// An address as Go's `%p` prints it.
@@ -155,12 +267,17 @@ pub(super) fn hex(address: u64) -> String {
     format!("{address:#x}")
 }
 
-/// Wall time of a `CLOCK_MONOTONIC` time to come; `None` for one that no calendar has: a sleep for ever.
-fn future(at_ns: u64) -> Option<String> {
-    const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
-    let left = Duration::from_nanos(at_ns.saturating_sub(monotonic_ns()));
-    let at = SystemTime::now().checked_add(left).filter(|_| left < CENTURY)?;
+/// Wall time of a `CLOCK_MONOTONIC` time; `None` where that can't be known.
+fn wall(dump: &Dump<'_>, at_ns: u64) -> Option<String> {
+    let at = dump.runtime.wall(at_ns).filter(|_| at_ns != 0)?;
     Some(humantime::format_rfc3339_millis(at).to_string())
+}
+
+/// The same of a time to come; `None` for one that no calendar has: a sleep for ever.
+fn future(dump: &Dump<'_>, at_ns: u64) -> Option<String> {
+    const CENTURY: Duration = Duration::from_secs(100 * 365 * 86_400);
+    let left = Duration::from_nanos(at_ns.saturating_sub(dump.runtime.now_ns()));
+    (left < CENTURY).then(|| wall(dump, at_ns)).flatten()
 }
 
 /// A goroutine's labels as an object, an empty one if it has none; `null` if they were not, or could not be, read.
@@ -174,13 +291,13 @@ fn labels_of(dump: &Dump<'_>, g: &Goroutine) -> Value {
 }
 
 /// Labels as an object.
-pub(super) fn labels(labels: &Labels) -> Value {
+pub(crate) fn labels(labels: &Labels) -> Value {
     Value::Object(labels.pairs.iter().map(|(key, value)| (key.clone(), json!(value))).collect::<Map<_, _>>())
 }
 
 /// JSON with nothing in it that a terminal could obey: what [`gotrail::text::printable`] escapes in text is here
 /// written as an escape of JSON's own, so that it means the same.
-pub(super) fn safe(json: &str) -> String {
+pub(crate) fn safe(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
         let bidi = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');

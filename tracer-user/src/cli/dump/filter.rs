@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use gotrail::memory::{Goroutine, Symbolizer};
+use regex::{Regex, RegexBuilder};
 
 use super::super::failure::{Failure, USAGE};
 use super::Dump;
@@ -13,6 +14,7 @@ pub(super) struct Filter {
     states: Vec<String>,
     reasons: Vec<String>,
     functions: Vec<Pattern>,
+    expressions: Vec<Regex>,
     labels: Vec<(String, Option<String>)>,
     goids: Vec<u64>,
     ages: Vec<Age>,
@@ -23,6 +25,9 @@ struct Age {
     at_least: bool,
     ns: u64,
 }
+
+/// Bytes that a regular expression may take, and what remembers its states while it is matched.
+const MAX_REGEX: usize = 1 << 20;
 
 /// A part of a name, where `*` stands for anything and `^` and `$` for its ends.
 #[derive(Debug)]
@@ -65,13 +70,22 @@ impl Pattern {
 }
 
 impl Filter {
-    /// Reads the conditions, each argument one or several with commas between.
+    /// Reads the conditions, each argument one or several with commas between. A regular expression has commas of its
+    /// own, so it is the last of its argument.
     pub(super) fn parse(arguments: &[String]) -> Result<Self, Failure> {
         let mut filter = Self::default();
-        for condition in arguments.iter().flat_map(|argument| argument.split(',')) {
-            filter
-                .add(condition.trim())
-                .map_err(|why| Failure::new(USAGE, format!("--filter {condition}: {why}")))?;
+        for argument in arguments {
+            let mut rest = Some(argument.as_str());
+            while let Some(text) = rest {
+                let (condition, behind) = match text.trim_start().strip_prefix("func~") {
+                    Some(_) => (text, None),
+                    None => text.split_once(',').map_or((text, None), |(one, behind)| (one, Some(behind))),
+                };
+                filter
+                    .add(condition.trim())
+                    .map_err(|why| Failure::new(USAGE, format!("--filter {condition}: {why}")))?;
+                rest = behind;
+            }
         }
         Ok(filter)
     }
@@ -85,6 +99,15 @@ impl Filter {
             };
             let ns = super::super::args::time(text).map(|age: Duration| age.as_nanos())?;
             self.ages.push(Age { at_least, ns: u64::try_from(ns).unwrap_or(u64::MAX) });
+            return Ok(());
+        }
+        if let Some(expression) = condition.strip_prefix("func~") {
+            let expression = RegexBuilder::new(expression)
+                .size_limit(MAX_REGEX)
+                .dfa_size_limit(MAX_REGEX)
+                .build()
+                .map_err(|why| format!("{why}; func= takes a part of a name as it is, and * for anything"))?;
+            self.expressions.push(expression);
             return Ok(());
         }
         let (name, value) = condition
@@ -110,6 +133,11 @@ impl Filter {
         !self.labels.is_empty()
     }
 
+    /// Whether stacks have to be read for it.
+    pub(super) fn needs_stacks(&self) -> bool {
+        !self.functions.is_empty()
+    }
+
     /// Whether a goroutine is to be shown.
     pub(super) fn holds(&self, dump: &Dump<'_>, g: &Goroutine, symbolizer: &mut Symbolizer) -> bool {
         let state = dump.state(g);
@@ -123,17 +151,25 @@ impl Filter {
                 dump.age(g).is_some_and(|ns| (ns >= age.ns) == age.at_least)
             })
             && any(&self.labels, |(key, value)| has_label(dump, g, key, value.as_deref()))
-            && (self.functions.is_empty()
-                || g.stack.pcs.iter().any(|pc| {
-                    symbolizer
-                        .frames(dump.runtime.binary(), *pc)
-                        .iter()
-                        .any(|frame| self.functions.iter().any(|wanted| wanted.matches(&frame.function)))
-                }))
+            && self.is_on_stack(dump, g, symbolizer)
+    }
+
+    /// Whether one of the functions that are asked for is on its stack.
+    fn is_on_stack(&self, dump: &Dump<'_>, g: &Goroutine, symbolizer: &mut Symbolizer) -> bool {
+        let is_wanted = |name: &str| {
+            self.functions.iter().any(|wanted| wanted.matches(name))
+                || self.expressions.iter().any(|wanted| wanted.is_match(name))
+        };
+        self.functions.is_empty() && self.expressions.is_empty()
+            || g.stack.pcs.iter().any(|pc| {
+                let frames = symbolizer.frames(dump.runtime.binary(), *pc);
+                frames.iter().any(|frame| is_wanted(&frame.function))
+            })
     }
 }
 
-const KNOWN: &str = "state=, reason=, func=, label=KEY or label=KEY:VALUE, goid=, age>= and age<";
+const KNOWN: &str =
+    "state=, reason=, func=PART, func~REGEX, label=KEY or label=KEY:VALUE, goid=, age>= and age<";
 
 /// No alternatives are no condition.
 fn any<T>(alternatives: &[T], holds: impl Fn(&T) -> bool) -> bool {
@@ -171,7 +207,17 @@ mod tests {
         assert_eq!(filter.states, ["waiting"]);
         assert_eq!(filter.reasons, ["chan receive (nil chan)"]);
         assert_eq!((filter.ages[0].ns, filter.ages[0].at_least), (90_000_000_000, true));
-        for wrong in ["", "state", "state=", "age=3", "age>=x", "goid=a", "colour=red"] {
+        let filter = parse(r"state=waiting,func~^main\.(a|b){1,2}$").unwrap();
+        assert_eq!(filter.states, ["waiting"]);
+        assert!(filter.expressions[0].is_match("main.ab") && !filter.expressions[0].is_match("main.abc"));
+        assert!(
+            parse(r"func~net/http\.\(\*conn\)\.serve").unwrap().expressions[0]
+                .is_match("net/http.(*conn).serve")
+        );
+        assert!(parse("func~a{1000}{1000}{1000}").unwrap_err().message.contains("size limit"));
+        for wrong in
+            ["", "state", "state=", "age=3", "age>=x", "goid=a", "colour=red", "func~(", "func~a, func~("]
+        {
             assert!(parse(wrong).is_err(), "{wrong}");
         }
         assert!(parse("colour=red").unwrap_err().message.contains("reason="));

@@ -63,6 +63,7 @@ fn groups<'a>(dump: &Dump<'a>) -> Vec<Group<'a>> {
 /// For people: a head, the labels, and the stack as in a traceback.
 pub(super) fn text(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> String {
     let mut out = String::new();
+    let mut texts = text::Texts::new(dump, symbolizer);
     for group in groups(dump) {
         let (count, first) = (group.members.len(), group.members[0]);
         let age = dump.oldest(&group.members);
@@ -86,10 +87,10 @@ pub(super) fn text(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> String {
         if !labels.is_empty() {
             let _ = writeln!(out, "labels: {}", labels.join("; "));
         }
-        text::stack(dump, first, symbolizer, &mut out);
+        texts.stack(first, &mut out);
         let mut creators: BTreeMap<String, usize> = BTreeMap::new();
         for g in &group.members {
-            if let Some(created) = text::created_by(dump, g, false, symbolizer) {
+            if let Some(created) = texts.created_at(g) {
                 *creators.entry(created).or_default() += 1;
             }
         }
@@ -152,7 +153,7 @@ pub(super) fn json(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> Value {
                 Some(place)
             })
             .collect();
-        json!({
+        let mut value = json!({
             "count": group.members.len(),
             "status": first.status.name(),
             "wait_reason": first.status.is_parked().then(|| dump.runtime.wait_reason(first.wait_reason)),
@@ -162,10 +163,10 @@ pub(super) fn json(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> Value {
             "labels": labels,
             "label_sets_left_out": group.labels.len().saturating_sub(LABELS_IN_JSON),
             "created_by": created,
-            "stack": document::stack(dump, first, symbolizer),
-            "stack_truncated": first.stack.truncated,
             "torn": first.torn,
-        })
+        });
+        document::add_stack(&mut value, dump, first, symbolizer);
+        value
     });
     Value::Array(groups.collect())
 }

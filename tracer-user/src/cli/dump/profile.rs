@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use gotrail::binary::Frame;
-use gotrail::export::pprof::{Goroutines, Mapping};
-use gotrail::memory::{Symbolizer, monotonic_ns};
+use gotrail::export::pprof::Goroutines;
+use gotrail::memory::Symbolizer;
 use gotrail::text::printable;
 
+use super::super::mapping;
 use super::Dump;
 
 /// `outermost;...;innermost count`, a line for each stack.
@@ -38,17 +38,10 @@ pub(super) fn folded(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> String {
 /// A profile as of `runtime/pprof`'s "goroutine", with state, wait reason and labels of each.
 pub(super) fn pprof(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> Vec<u8> {
     let (binary, bias) = (dump.runtime.binary(), dump.runtime.bias());
-    let file = std::fs::read_link(dump.target.exe_path()).unwrap_or_else(|_| dump.target.exe_path());
-    let (text, etext) = binary.text();
-    let mapping = Mapping {
-        memory: (text.wrapping_add(bias), etext.wrapping_add(bias)),
-        file_offset: binary.image().file_offset(text).unwrap_or(0),
-        file: &file.to_string_lossy(),
-        build_id: binary.image().gnu_build_id().unwrap_or_default(),
-    };
-    let ago = monotonic_ns().saturating_sub(dump.snapshot.taken_ns);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_nanos());
-    let taken = i64::try_from(now.saturating_sub(u128::from(ago))).unwrap_or(0);
+    let file = dump.subject.executable();
+    let file = file.to_string_lossy();
+    let mapping = mapping::of(dump.runtime, &file);
+    let taken = mapping::unix_ns(dump.runtime, dump.snapshot.taken_ns);
     let mut goroutines = Goroutines::new(taken, &mapping);
     for g in &dump.shown {
         let frames: Vec<(u64, Arc<[Frame]>)> = g

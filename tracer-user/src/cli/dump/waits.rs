@@ -2,17 +2,17 @@
 //!
 //! Nothing here says who *will* wake somebody. Go records neither who holds a lock nor who will use a channel. That
 //! nobody can wake the waiter of a nil channel is certain; an address on a stack is a hint, as slots of frames keep
-//! what was there before.
+//! what was there before. Goroutines that wait for each other are in `cycles.rs`.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt::Write as _;
 
-use gotrail::memory::{Direction, Goroutine, Holders, Lock, LockState, Symbolizer, Target, Wait};
-use gotrail::text::printable;
+use gotrail::memory::{Direction, Goroutine, Holders, Lock, LockState, Symbolizer, Target, Timer, Wait};
+use gotrail::text::{duration, printable};
 use serde_json::{Value, json};
 
 use super::super::failure::Failure;
-use super::{Dump, document, group, text};
+use super::{Dump, cycles, document, group, io, text};
 
 /// Most things that are shown as text.
 const THINGS: usize = 40;
@@ -126,11 +126,13 @@ fn functions(dump: &Dump<'_>, g: &Goroutine, symbolizer: &mut Symbolizer) -> Vec
 }
 
 /// The innermost frame that is the program's own: not of the runtime, and not of what waits on its behalf.
-fn place(dump: &Dump<'_>, g: &Goroutine, symbolizer: &mut Symbolizer) -> String {
+pub(super) fn place(dump: &Dump<'_>, g: &Goroutine, symbolizer: &mut Symbolizer) -> String {
     for pc in &g.stack.pcs {
         for frame in symbolizer.frames(dump.runtime.binary(), *pc).iter() {
             let name = frame.function.as_str();
-            let waits = ["sync.", "internal/", "reflect."].iter().any(|part| name.starts_with(part));
+            let waits = ["sync.", "internal/", "reflect.", "time.", "net.", "os."]
+                .iter()
+                .any(|part| name.starts_with(part));
             if text::is_shown(frame) && !waits {
                 return format!("{}  {}:{}", printable(name), printable(&frame.file), frame.line);
             }
@@ -142,7 +144,7 @@ fn place(dump: &Dump<'_>, g: &Goroutine, symbolizer: &mut Symbolizer) -> String 
 /// For people.
 pub(super) fn text(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> Result<String, Failure> {
     let Things { things, holders, forever } = things(dump, symbolizer)?;
-    let mut out = String::new();
+    let mut out = cycles::text(dump, &cycles::find(dump, symbolizer)?, symbolizer);
     // Writing to a String can't fail.
     if !forever.is_empty() {
         let _ = writeln!(
@@ -160,7 +162,7 @@ pub(super) fn text(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> Result<Strin
         let age = dump.oldest(&thing.waiters);
         let _ = writeln!(out, "{} {}{age}", wait(thing.waiters.len()), what(dump, thing));
         members(dump, &thing.waiters, symbolizer, &mut out);
-        let _ = writeln!(out, "    ends by: {}", ends_by(thing));
+        let _ = writeln!(out, "    ends by: {}", ends_by(dump, thing));
         if !thing.on_stacks.is_empty() {
             let ids: Vec<String> = thing.on_stacks.iter().take(8).map(u64::to_string).collect();
             let more = if thing.on_stacks.len() > 8 { ", …" } else { "" };
@@ -188,6 +190,7 @@ pub(super) fn text(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> Result<Strin
         members(dump, &waiters, symbolizer, &mut out);
         out.push('\n');
     }
+    out.push_str(&io::text(dump, symbolizer));
     let others = others(dump);
     if !others.is_empty() {
         let _ = writeln!(out, "not waiting for another goroutine, or not known to: {others}");
@@ -202,7 +205,7 @@ pub(super) fn text(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> Result<Strin
     Ok(out)
 }
 
-fn wait(count: usize) -> String {
+pub(super) fn wait(count: usize) -> String {
     if count == 1 { "1 goroutine waits".to_owned() } else { format!("{count} goroutines wait") }
 }
 
@@ -255,7 +258,9 @@ fn what(dump: &Dump<'_>, thing: &Thing<'_>) -> String {
             if thing.in_select != 0 {
                 ways.push(format!("{} in a select", thing.in_select));
             }
-            format!("on channel {address} ({kind}): {}", ways.join(", "))
+            let fires =
+                known.and_then(|channel| channel.timer).map(|timer| fires(dump, timer)).unwrap_or_default();
+            format!("on channel {address} ({kind}{fires}): {}", ways.join(", "))
         }
         (_, Some(lock)) => {
             let state = match lock.state {
@@ -281,10 +286,28 @@ fn what(dump: &Dump<'_>, thing: &Thing<'_>) -> String {
     }
 }
 
+/// `, its timer fires in 3.2 s, and then every 5.0 s`
+fn fires(dump: &Dump<'_>, timer: Timer) -> String {
+    if timer.when_ns == 0 {
+        return ", its timer is stopped".to_owned();
+    }
+    let left = duration(timer.when_ns.saturating_sub(dump.runtime.now_ns()));
+    match timer.period_ns {
+        0 => format!(", its timer fires in {left}"),
+        period => format!(", its timer fires in {left}, and then every {}", duration(period)),
+    }
+}
+
 /// What would wake them.
-fn ends_by(thing: &Thing<'_>) -> &'static str {
+fn ends_by(dump: &Dump<'_>, thing: &Thing<'_>) -> &'static str {
     match (thing.target, thing.lock.map(|lock| lock.state)) {
         // Two parked goroutines never face each other across a channel: the second would have served the first.
+        (Target::Channel(at), _)
+            if thing.send == 0
+                && dump.details.channels.get(&at).is_some_and(|channel| channel.timer.is_some()) =>
+        {
+            "its timer"
+        }
         (Target::Channel(_), _) if thing.send == 0 => {
             "a send, or close; no goroutine is parked sending there"
         }
@@ -305,7 +328,10 @@ fn others(dump: &Dump<'_>) -> String {
     let mut states: BTreeMap<String, usize> = BTreeMap::new();
     for g in &dump.shown {
         let wait = dump.details.waits.get(&g.goid);
-        if wait.is_none_or(|wait| *wait != Wait::Forever && wait.targets().next().is_none()) {
+        let is_told = |wait: &Wait| {
+            matches!(wait, Wait::Forever | Wait::Io(Some(_))) || wait.targets().next().is_some()
+        };
+        if !wait.is_some_and(is_told) {
             *states.entry(printable(dump.state(g))).or_default() += 1;
         }
     }
@@ -340,7 +366,10 @@ pub(super) fn json(
             value
         })
         .collect();
+    let (cycles, why_none) = cycles::json(dump, &cycles::find(dump, symbolizer)?, symbolizer);
     Ok(vec![
+        ("cycles", cycles),
+        ("cycles_not_looked_for", why_none),
         ("targets", Value::Array(targets)),
         ("waiting_for_ever", forever.iter().map(|g| g.goid).collect()),
         ("stacks_not_searched", json!(holders.not_searched)),

@@ -1,0 +1,39 @@
+//! `bench NAME`: what gotrail costs and how long it takes, beside what else there is for the same purpose.
+//!
+//! A figure of one machine says little about another, so each benchmark measures the alternatives in the same run,
+//! in turns, and tells ratios, and how much the machine itself was astir. Nothing here decides whether a test passes.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+use crate::workspace::Workspace;
+
+mod crowd;
+mod machine;
+mod measure;
+mod plot;
+mod report;
+mod snapshot;
+mod spread;
+
+/// Options of `bench`.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    which: Which,
+}
+
+#[derive(Subcommand)]
+enum Which {
+    /// Dumps of a process with many goroutines: from outside, from inside, by a debugger.
+    Snapshot(snapshot::Arguments),
+}
+
+/// Runs the verb.
+pub(crate) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCode> {
+    match &arguments.which {
+        Which::Snapshot(arguments) => snapshot::run(arguments, workspace),
+    }
+}
