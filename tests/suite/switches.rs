@@ -23,11 +23,13 @@ const FIRST_WITH_COROUTINES: u32 = 23;
 /// How often is tried what a neighbour in the stretch's borders may disturb.
 const ATTEMPTS: u32 = 3;
 
+/// Room for all records: what is lost where there is none is a test of its own.
+const ROOM: [&str; 2] = ["--ring-kib", "65536"];
+
 /// Runs `switches` while its switches are observed.
 fn watch(build: &Build, arguments: &[&str], attach: &[&str]) -> (Value, Report) {
     let mut target = build.start_ready(arguments).unwrap();
-    // Room for all of it: what is lost where there is none is another test.
-    let options = [&["--budget", "100", "--switches", "60s", "--ring-kib", "65536"], attach].concat();
+    let options = [&["--budget", "100", "--switches", "60s"], attach].concat();
     let attach = Attach::start(target.pid(), &options).unwrap();
     target.tell("").unwrap();
     let own = target
@@ -107,7 +109,7 @@ fn places(own: &Value, summary: &Value) {
 fn root_loss_1_parks_and_wake_ups_are_counted_exactly() {
     needs!(Need::Fixtures, Need::Root);
     each(&builds("switches", &VERSIONS, &MODES).unwrap(), 2, |build| {
-        let (own, report) = watch(build, &["-rounds", "300", "-iter", "50"], &[]);
+        let (own, report) = watch(build, &["-rounds", "300", "-iter", "50"], &ROOM);
         check(&own, &report);
     });
 }
@@ -259,7 +261,7 @@ fn root_truth_1_switches_are_those_of_the_runtimes_own_trace() {
         // stretch may be on the one side for the trace and on the other for us: then once more.
         for _ in 0..ATTEMPTS {
             let arguments = ["-procs", "2", "-rounds", "300", "-iter", "50", "-grow", "20", "-trace", trace];
-            let (_, report) = watch(build, &arguments, &[]);
+            let (_, report) = watch(build, &arguments, &ROOM);
             report.check_nothing_lost().unwrap();
             let (summary, all) = (switches(&report), transitions(trace).unwrap());
             println!("{build}:");

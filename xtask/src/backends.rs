@@ -26,6 +26,7 @@ pub(crate) struct Arguments {
 }
 
 /// A program of the outside world at a version that was seen to build.
+#[derive(Clone, Copy)]
 pub(crate) struct Source {
     pub(crate) name: &'static str,
     package: &'static str,
@@ -49,10 +50,10 @@ pub(crate) const VICTORIA_METRICS: Source = Source {
     stripped: false,
 };
 /// A large service that no one here wrote: something real to attach to.
-const ETCD: Source =
+pub(crate) const ETCD: Source =
     Source { name: "etcd", package: "go.etcd.io/etcd/server/v3", version: "3.7.3", stripped: false };
 /// The same as its makers ship it.
-const ETCD_STRIPPED: Source = Source { name: "etcd-stripped", stripped: true, ..ETCD };
+pub(crate) const ETCD_STRIPPED: Source = ETCD.stripped("etcd-stripped");
 /// The Go debugger: what else can look at a process from outside.
 pub(crate) const DELVE: Source = Source {
     name: "delve",
@@ -60,6 +61,33 @@ pub(crate) const DELVE: Source = Source {
     version: "1.27.2",
     stripped: false,
 };
+
+/// Large programs, for what only their size shows.
+pub(crate) const CADDY: Source = Source {
+    name: "caddy",
+    package: "github.com/caddyserver/caddy/v2/cmd/caddy",
+    version: "2.11.9",
+    stripped: false,
+};
+pub(crate) const COREDNS: Source =
+    Source { name: "coredns", package: "github.com/coredns/coredns", version: "1.15.0", stripped: false };
+pub(crate) const PROMETHEUS: Source = Source {
+    name: "prometheus",
+    package: "github.com/prometheus/prometheus/cmd/prometheus",
+    version: "0.316.0",
+    stripped: false,
+};
+
+impl Source {
+    pub(crate) const fn version(&self) -> &'static str {
+        self.version
+    }
+
+    /// The same, built without symbol table and DWARF.
+    pub(crate) const fn stripped(self, name: &'static str) -> Self {
+        Self { name, stripped: true, ..self }
+    }
+}
 
 const ALL: [&Source; 4] = [&JAEGER, &VICTORIA_METRICS, &ETCD, &ETCD_STRIPPED];
 

@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use crate::workspace::Workspace;
 
 mod crowd;
+mod inspect;
 mod machine;
 mod measure;
 mod plot;
@@ -27,6 +28,8 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Which {
+    /// `gotrail inspect` of large programs, as they are and stripped.
+    Inspect(inspect::Arguments),
     /// Dumps of a process with many goroutines: from outside, from inside, by a debugger.
     Snapshot(snapshot::Arguments),
 }
@@ -34,6 +37,7 @@ enum Which {
 /// Runs the verb.
 pub(crate) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCode> {
     match &arguments.which {
+        Which::Inspect(arguments) => inspect::run(arguments, workspace),
         Which::Snapshot(arguments) => snapshot::run(arguments, workspace),
     }
 }
