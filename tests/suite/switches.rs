@@ -329,7 +329,8 @@ fn root_loss_1_the_time_that_was_asked_for_is_a_stretch_with_two_ends() {
         let summary = switches(&report);
         assert_eq!(array(summary, "/stretches").unwrap().len(), 1, "{summary}");
         let observed = number(summary, "/observed_ns").unwrap();
-        assert!((500_000_000..2_000_000_000).contains(&observed), "{observed} ns observed");
+        // The programs know when it ends.
+        assert!(observed.abs_diff(500_000_000) < 1_000_000, "{observed} ns observed");
         assert!(number(summary, "/hits/parks").unwrap() > 0, "{summary}");
         // Who was parked at the end is told to be cut off, and has no wait.
         assert!(number(summary, "/unmeasured/waits_cut_off").unwrap() <= 8, "{summary}");

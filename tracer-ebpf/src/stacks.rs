@@ -29,6 +29,14 @@ pub fn switch_counters(config: &ProcConfig) -> Option<&'static SwitchCounters> {
     Some(unsafe { &*counters })
 }
 
+/// A trap of T3 outside of a stretch.
+#[inline(always)]
+pub fn outside(config: &ProcConfig) {
+    if let Some(counters) = switch_counters(config) {
+        add(&raw const counters.outside, 1);
+    }
+}
+
 /// The id of the stack that a goroutine parks with, 0 if it can't have one, and `FLAG_` bits.
 #[inline(always)]
 pub fn stack_of(

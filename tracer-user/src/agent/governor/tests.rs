@@ -65,7 +65,13 @@ impl World {
     fn new(tiers: &[u32], hinted: bool) -> Self {
         let rules: Vec<Rule> = tiers
             .iter()
-            .map(|tier| Rule { tier: *tier, stays: *tier == TIER_T2, windows: true, sites: 3 })
+            .map(|tier| Rule {
+                tier: *tier,
+                stays: *tier == TIER_T2,
+                windows: true,
+                sites: 3,
+                until_ns: None,
+            })
             .collect();
         let costs = Costs::new(&plan(), Prices { record_ns: HIT, stack_ns: HIT, step_ns: 0 });
         let mut governor = Governor::new(SHARE, costs, &rules, 0);
@@ -161,13 +167,19 @@ impl World {
 
     fn note(&mut self) {
         let hits = self.counted();
-        self.governor.note(&Look { at_ns: self.now, cpu_ns: self.cpu as u64, hits: &hits, hints: &[] });
+        self.governor.note(&Look {
+            at_ns: self.now,
+            cpu_ns: self.cpu as u64,
+            hits: &hits,
+            outside: 0,
+            hints: &[],
+        });
     }
 
     fn look(&mut self) {
         let hits = self.counted();
         let hints = if self.hinted { vec![(TIER_T2, self.would_be)] } else { Vec::new() };
-        let look = Look { at_ns: self.now, cpu_ns: self.cpu as u64, hits: &hits, hints: &hints };
+        let look = Look { at_ns: self.now, cpu_ns: self.cpu as u64, hits: &hits, outside: 0, hints: &hints };
         let orders = self.governor.look(&look);
         for command in orders.commands {
             let (Command::Begin(tier, _) | Command::Renew(tier, _) | Command::End(tier)) = command;

@@ -48,6 +48,8 @@ pub(super) struct Rule {
     pub(super) windows: bool,
     /// Sites that it has.
     pub(super) sites: usize,
+    /// It was asked for until then, `CLOCK_MONOTONIC` ns, whatever it costs.
+    pub(super) until_ns: Option<u64>,
 }
 
 /// What is to be done with a tier's probes.
@@ -122,6 +124,8 @@ pub(super) struct Tier {
     calm_since: Option<u64>,
     off_since: u64,
     noise: u64,
+    /// What it costs was told to who asked for it.
+    told: bool,
 }
 
 impl Tier {
@@ -142,6 +146,7 @@ impl Tier {
             calm_since: None,
             off_since: at_ns,
             noise: 0x9e37_79b9_7f4a_7c15 ^ u64::from(rule.tier),
+            told: false,
         }
     }
 
@@ -250,6 +255,9 @@ impl Tier {
         price: u64,
         steps: &mut Vec<Step>,
     ) -> Option<Command> {
+        if let Some(until_ns) = self.rule.until_ns {
+            return self.decide_asked(now_ns, until_ns, purse, steps);
+        }
         if let Some(hits) = hint
             && !self.is_on()
         {
@@ -271,6 +279,43 @@ impl Tier {
             State::Coming | State::Going { .. } => None,
             State::On { since_ns, renewed_ns } => self.decide_on(now_ns, since_ns, renewed_ns, purse, steps),
             State::Off { next_ns } => self.decide_off(now_ns, next_ns, purse, hint.is_some(), steps),
+        }
+    }
+
+    /// Who is asked for is on, until the time is over. What that costs is said as soon as it is known.
+    fn decide_asked(
+        &mut self,
+        now_ns: u64,
+        until_ns: u64,
+        purse: &Purse,
+        steps: &mut Vec<Step>,
+    ) -> Option<Command> {
+        let tier = self.rule.tier;
+        match self.state {
+            State::Coming | State::Going { .. } => None,
+            State::On { since_ns, renewed_ns } => {
+                let over = now_ns >= until_ns;
+                if !self.told && (over || now_ns >= since_ns + RECENT) {
+                    self.told = true;
+                    let rate = self.recent_rate();
+                    let numbers = numbers(rate.hits, rate.cost, rate.cpus, purse);
+                    steps.push(Step::Asked { tier, left_ns: until_ns.saturating_sub(now_ns), numbers });
+                }
+                if over {
+                    self.state = State::Going { since_ns };
+                    return Some(Command::End(tier));
+                }
+                if now_ns < renewed_ns + STEADY / 8 && renewed_ns != since_ns {
+                    return None;
+                }
+                self.state = State::On { since_ns, renewed_ns: now_ns.max(since_ns + 1) };
+                Some(Command::Renew(tier, STEADY))
+            }
+            State::Off { next_ns } if now_ns >= next_ns && now_ns + SHORTEST < until_ns => {
+                self.state = State::Coming;
+                Some(Command::Begin(tier, STEADY))
+            }
+            State::Off { .. } => None,
         }
     }
 
