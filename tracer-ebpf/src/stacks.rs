@@ -50,6 +50,7 @@ pub fn stack_of(
         return (0, FLAG_PARTIAL);
     }
     let stack = identify(park, u64::from(config.slot), &UserMemory);
+    add(&raw const counts.frames, u64::from(stack.frames));
     if stack.flags & FLAG_PARTIAL != 0 {
         add(&raw const counts.partial, 1);
     }

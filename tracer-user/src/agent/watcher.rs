@@ -479,7 +479,7 @@ impl Watcher {
         if stretch.sampled && stretch.tier == TIER_T2 {
             let seconds = (stretch.end_ns - stretch.begin_ns) as f64 / 1e9;
             self.process.sample(seconds, count(&[Probe::GoCreate]), count(&[Probe::GoExit]));
-        } else if stretch.sampled && stretch.tier == TIER_T3 {
+        } else if stretch.sampled && stretch.tier == TIER_T3 && stretch.end_ns > stretch.begin_ns {
             let seconds = (stretch.end_ns - stretch.begin_ns) as f64 / 1e9;
             let sampled = &mut self.process.switches.sampled;
             sampled.parks.add(seconds, count(&[Probe::GoPark]));

@@ -57,11 +57,10 @@ pub(crate) fn step(step: &Step) -> Option<Told> {
         Step::Ended(stretch) => Some(window(stretch)),
         Step::Asked { tier, left_ns, numbers } => {
             let text = format!(
-                "observing {} costs about {:.1} % of the process's CPU time ({:.0} hits a second), for {} more, as was asked for",
+                "observing {} costs about {:.1} % of the process's CPU time ({:.0} hits a second), as was asked for",
                 subject(*tier),
                 numbers.predicted * 100.0,
-                numbers.hits_per_second,
-                duration(*left_ns)
+                numbers.hits_per_second
             );
             let fields = json!({ "tier": tier_name(*tier), "left_ns": left_ns });
             Some(Told::note("asked", text, with(numbers, fields)))
@@ -105,6 +104,9 @@ fn mode(tier: u32, from: Mode, to: Mode, numbers: &Numbers) -> Told {
                 numbers.budget * 100.0
             ),
         ),
+        Mode::Windows if tier == TIER_T3 => {
+            ("restored", format!("observed in bursts again: {subject}; {}", reckon(numbers)))
+        }
         Mode::Windows => (
             "demoted",
             format!(
@@ -114,7 +116,14 @@ fn mode(tier: u32, from: Mode, to: Mode, numbers: &Numbers) -> Told {
         ),
         Mode::Off => (
             "demoted",
-            format!("no longer observed, known from memory alone: {subject}; {}", reckon(numbers)),
+            if tier == TIER_T3 {
+                format!(
+                    "not observed for some seconds, since not even short bursts fit the budget: {subject}; {}",
+                    reckon(numbers)
+                )
+            } else {
+                format!("no longer observed, known from memory alone: {subject}; {}", reckon(numbers))
+            },
         ),
     };
     let fields = json!({ "tier": tier_name(tier), "from": from.name(), "to": to.name() });

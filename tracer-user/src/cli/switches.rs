@@ -189,17 +189,18 @@ impl<'a> Told<'a> {
         }
         let sampled = &switches.sampled;
         if sampled.parks.windows() != 0 {
+            let rates = self.rates().into_iter().filter_map(|(what, rate)| Some((what, rate.rate()?)));
+            let rates: Vec<String> = rates
+                .map(|(what, e)| format!("{:.0} {what} (95 %: {:.0} to {:.0})", e.per_second, e.low, e.high))
+                .collect();
             outln!(
-                "    by {} bursts, a second:{}; a wait that is longer than a burst is seen by none",
+                "    {} bursts: {}; waits longer than a burst are not in the figures",
                 sampled.parks.windows(),
-                self.rates()
-                    .into_iter()
-                    .filter_map(|(what, rate)| Some((what, rate.rate()?)))
-                    .map(|(what, e)| {
-                        format!(" {:.0} {what} (95 %: {:.0} to {:.0})", e.per_second, e.low, e.high)
-                    })
-                    .collect::<Vec<_>>()
-                    .join(",")
+                if rates.is_empty() {
+                    "too few for rates".to_owned()
+                } else {
+                    format!("about {} a second", rates.join(", "))
+                }
             );
         }
     }

@@ -84,6 +84,7 @@ impl SwitchAccount {
             closed: sum.closed + cpu.closed,
             unmatched: sum.unmatched + cpu.unmatched,
             outside: sum.outside + cpu.outside,
+            frames: sum.frames + cpu.frames,
         })
     }
 }
@@ -163,16 +164,11 @@ impl Counters {
     }
 
     /// What became of stacks and of waits measured in the kernel.
-    pub(super) fn switches(&self) -> SwitchCounters {
+    #[must_use]
+    pub fn switches(&self) -> SwitchCounters {
         self.switches
             .get(&self.slot, 0)
             .map_or_else(|_| SwitchCounters::default(), |cpus| SwitchAccount::sum(&cpus))
-    }
-
-    /// Traps of T3 so far that were outside of a stretch of observation: no hits, but traps.
-    #[must_use]
-    pub fn outside(&self) -> u64 {
-        self.switches().outside
     }
 
     /// Hits of one probe so far.

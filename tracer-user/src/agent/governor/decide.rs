@@ -20,8 +20,9 @@ pub(super) struct Look<'a> {
     pub(super) cpu_ns: u64,
     /// Hits so far, of the probes that were looked at.
     pub(super) hits: &'a [(Probe, u64)],
-    /// Traps so far of T3's probes that were outside of a stretch: no hits, but paid for.
+    /// What T3's programs did so far besides hits, which is paid for too: traps outside of a stretch, and frames walked.
     pub(super) outside: u64,
+    pub(super) frames: u64,
     /// By tier: how many hits a second there would be, as memory tells.
     pub(super) hints: &'a [(u32, f64)],
 }
@@ -41,6 +42,7 @@ pub(super) struct Governor {
     last: Option<(u64, u64)>,
     hits: HashMap<Probe, u64>,
     outside: u64,
+    frames: u64,
     spent_ns: u64,
     asked_ns: u64,
     tiers: Vec<Tier>,
@@ -56,6 +58,7 @@ impl Governor {
             last: None,
             hits: HashMap::new(),
             outside: 0,
+            frames: 0,
             spent_ns: 0,
             asked_ns: 0,
             tiers: rules.iter().map(|rule| Tier::new(*rule, at_ns)).collect(),
@@ -72,6 +75,10 @@ impl Governor {
         for &(probe, hits) in look.hits {
             let more = hits.saturating_sub(self.hits.insert(probe, hits).unwrap_or(0));
             new.push((probe, more, more.saturating_mul(self.costs.hit_ns(probe))));
+        }
+        let frames = look.frames.saturating_sub(std::mem::replace(&mut self.frames, look.frames));
+        if let Some((.., cost)) = new.iter_mut().find(|(probe, ..)| *probe == Probe::GoPark) {
+            *cost = cost.saturating_add(frames.saturating_mul(self.costs.frame_ns()));
         }
         let outside = look.outside.saturating_sub(std::mem::replace(&mut self.outside, look.outside));
         let outside = outside.saturating_mul(self.costs.prices().record_ns);
@@ -91,6 +98,9 @@ impl Governor {
         };
         self.rare.pass(took, &of(TIER_T1));
         for tier in &mut self.tiers {
+            if tier.rule.tier == TIER_T3 {
+                tier.pass_edges(outside);
+            }
             tier.pass(took, cpu, &of(tier.rule.tier));
         }
     }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tracer_ebpf::{Probe, TIER_T1, TIER_T2, TIER_T3};
+use tracer_ebpf::{Probe, SwitchCounters, TIER_T1, TIER_T2, TIER_T3};
 
 use super::costs::{Costs, Prices};
 use super::decide::{Governor, Look, Orders};
@@ -30,6 +30,10 @@ const NEW: u64 = 200_000_000;
 const RARE: u64 = 200_000_000;
 /// Over how much time memory tells the rate of creations, ns.
 const HINT: u64 = 200_000_000;
+
+/// How much earlier than its lease a stretch of switches ends, ns: the keeper tells of the begin a little later than it
+/// counts from.
+const EARLIER: u64 = 500_000;
 
 /// Its nice value.
 const URGENT: i32 = -10;
@@ -161,8 +165,8 @@ struct Worker {
     observed: Vec<(u32, u64, u64)>,
     /// For tiers that are linked one by one.
     linked: u32,
-    /// When the stretch of switches has to end that is about to begin.
-    switches_end_ns: u64,
+    /// The lease of T3 that was asked for last.
+    switches_lease_ns: u64,
 }
 
 impl Worker {
@@ -219,7 +223,7 @@ impl Worker {
             cpu: 0,
             goids: VecDeque::new(),
             observed: Vec::new(),
-            switches_end_ns: 0,
+            switches_lease_ns: 0,
         }
     }
 
@@ -271,7 +275,7 @@ impl Worker {
             let step = match report {
                 Report::On { tier, at_ns } => {
                     self.new_ns = at_ns;
-                    let since_ns = if tier == TIER_T3 { self.begin_stretch() } else { Some(at_ns) };
+                    let since_ns = if tier == TIER_T3 { self.begin_stretch(at_ns) } else { Some(at_ns) };
                     since_ns.and_then(|since_ns| self.governor.begun(tier, since_ns))
                 }
                 Report::Off { tier, at_ns, why } => {
@@ -332,8 +336,9 @@ impl Worker {
 
     fn seen<'a>(&self, at_ns: u64, hits: &'a [(Probe, u64)], hints: &'a [(u32, f64)]) -> Look<'a> {
         let watched = self.dear.iter().any(|probe| probe.tier() == TIER_T3);
-        let outside = if watched { self.subject.counters.outside() } else { 0 };
-        Look { at_ns, cpu_ns: self.cpu, hits, outside, hints }
+        let switches = if watched { self.subject.counters.switches() } else { SwitchCounters::default() };
+        let SwitchCounters { outside, frames, .. } = switches;
+        Look { at_ns, cpu_ns: self.cpu, hits, outside, frames, hints }
     }
 
     fn look(&mut self) -> Orders {
@@ -373,7 +378,7 @@ impl Worker {
             match (command, &self.subject.leases) {
                 (Command::Begin(tier, ns), Some(leases)) => {
                     if tier == TIER_T3 {
-                        self.switches_end_ns = self.switches_end(ns);
+                        self.switches_lease_ns = ns;
                     }
                     if let Err(error) = leases.begin(tier, Duration::from_nanos(ns)) {
                         self.governor.refused(tier, monotonic_ns());
@@ -382,7 +387,7 @@ impl Worker {
                 }
                 (Command::Renew(tier, ns), Some(leases)) => {
                     // Before the keeper is told, whose time is then the later one.
-                    let end_ns = self.switches_end(ns);
+                    let end_ns = self.switches_end(monotonic_ns(), ns);
                     leases.renew(tier, Duration::from_nanos(ns));
                     if tier == TIER_T3 {
                         self.subject.stretches.extend(end_ns);
@@ -404,9 +409,11 @@ impl Worker {
         }
     }
 
-    /// The probes of T3 are on: a stretch begins, that ends before the lease does. Returns since when.
-    fn begin_stretch(&mut self) -> Option<u64> {
-        match self.subject.stretches.begin(self.switches_end_ns) {
+    /// The probes of T3 are on, and the lease has begun: so does a stretch, that ends before the lease does. Returns since
+    /// when.
+    fn begin_stretch(&mut self, at_ns: u64) -> Option<u64> {
+        let end_ns = self.switches_end(at_ns, self.switches_lease_ns.saturating_sub(EARLIER));
+        match self.subject.stretches.begin(end_ns) {
             Ok(begun) => begun,
             Err(why) => {
                 if let Some(leases) = &self.subject.leases {
@@ -419,9 +426,9 @@ impl Worker {
         }
     }
 
-    /// When a stretch of switches has to end that is had by a lease of so many ns from now.
-    fn switches_end(&self, lease_ns: u64) -> u64 {
-        let end = monotonic_ns().saturating_add(lease_ns);
+    /// When a stretch of switches has to end that is had by a lease of so many ns from then on.
+    fn switches_end(&self, from_ns: u64, lease_ns: u64) -> u64 {
+        let end = from_ns.saturating_add(lease_ns);
         self.subject.switches_until_ns.map_or(end, |asked| asked.min(end))
     }
 

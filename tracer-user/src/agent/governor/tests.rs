@@ -172,6 +172,7 @@ impl World {
             cpu_ns: self.cpu as u64,
             hits: &hits,
             outside: 0,
+            frames: 0,
             hints: &[],
         });
     }
@@ -179,7 +180,14 @@ impl World {
     fn look(&mut self) {
         let hits = self.counted();
         let hints = if self.hinted { vec![(TIER_T2, self.would_be)] } else { Vec::new() };
-        let look = Look { at_ns: self.now, cpu_ns: self.cpu as u64, hits: &hits, outside: 0, hints: &hints };
+        let look = Look {
+            at_ns: self.now,
+            cpu_ns: self.cpu as u64,
+            hits: &hits,
+            outside: 0,
+            frames: 0,
+            hints: &hints,
+        };
         let orders = self.governor.look(&look);
         for command in orders.commands {
             let (Command::Begin(tier, _) | Command::Renew(tier, _) | Command::End(tier)) = command;
