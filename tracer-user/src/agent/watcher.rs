@@ -74,7 +74,7 @@ pub enum SwitchesFor {
 /// A snapshot may take this share of the time at most.
 const SNAPSHOT_SHARE: u32 = 20;
 /// Batches of switches taken in at one step: many come at once, and the rest must not wait for them.
-const SWITCH_BATCHES: usize = 256;
+const SWITCH_BATCHES: usize = 64;
 /// How long one step waits for records.
 const STEP: Duration = Duration::from_millis(20);
 

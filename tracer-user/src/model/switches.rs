@@ -431,6 +431,34 @@ mod tests {
     }
 
     #[test]
+    fn an_end_that_comes_late_is_that_of_its_own_stretch() {
+        let late = told(&[
+            (0, 0, SwitchKind::Begin),
+            (100, 7, PARK),
+            (900, 0, SwitchKind::Begin),
+            (910, 8, PARK),
+            (200, 0, SwitchKind::End),
+            (940, 8, RUN),
+            (950, 0, SwitchKind::End),
+        ]);
+        let ends: Vec<_> = late.stretches.iter().map(|stretch| stretch.end_ns).collect();
+        assert_eq!(ends, [Some(200), Some(950)]);
+        assert_eq!((late.observed_ns(), late.unmeasured.cut_off), (250, 1));
+        assert_eq!(late.sites[&SITE].until_run.total_ns, 30);
+    }
+
+    #[test]
+    fn cost_2_of_very_many_stretches_the_length_is_kept() {
+        let mut model = Switches::default();
+        for i in 0..STRETCHES as u64 + 10 {
+            for (time_ns, kind) in [(i * 10, SwitchKind::Begin), (i * 10 + 3, SwitchKind::End)] {
+                model.apply(&Switch { time_ns, goid: 0, kind });
+            }
+        }
+        assert_eq!((model.stretches.len(), model.observed_ns()), (STRETCHES, (STRETCHES as u64 + 10) * 3));
+    }
+
+    #[test]
     fn loss_1_nothing_is_invented_across_stretches_and_gaps() {
         let two = told(&[
             (0, 0, SwitchKind::Begin),
