@@ -160,10 +160,14 @@ fn root_cost_1_switches_come_in_bursts_that_the_budget_pays_for() {
     assert!(windows.len() > 5, "{} bursts", windows.len());
     assert!(windows.iter().all(|window| window["tier"] == "T3"), "{windows:?}");
     // Each hit fell into a burst that was told, and each burst is a stretch with two ends.
-    let of = |value: &Value| value.as_object().unwrap().values().map(|n| n.as_u64().unwrap()).sum::<u64>();
-    let told: u64 = windows.iter().map(|window| of(&window["hits"])).sum();
     let switches = &summary["switches"];
-    let counted = of(&switches["hits"]);
+    let counts = [("go_park", "parks"), ("go_ready", "ready"), ("go_run", "runs")];
+    let told: u64 = windows
+        .iter()
+        .flat_map(|window| counts.map(|(probe, _)| window["hits"][probe].as_u64().unwrap_or(0)))
+        .sum();
+    let counted: u64 =
+        counts.iter().map(|(_, name)| number(switches, &format!("/hits/{name}")).unwrap()).sum();
     assert!(counted > 1000, "{switches}");
     assert_eq!(told, counted, "{switches}");
     let stretches = switches["stretches"].as_array().unwrap();

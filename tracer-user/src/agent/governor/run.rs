@@ -231,6 +231,11 @@ impl Worker {
         calibrate::begin();
         // Late is dear: next to no work, but it must be done in time. Not permitted is not fatal.
         let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), URGENT);
+        let no_lease = self.subject.leases.as_ref().is_none_or(|leases| !leases.has(TIER_T3));
+        if self.subject.tiers & TIER_T3 != 0 && self.subject.switches_until_ns.is_none() && no_lease {
+            let why = "bursts need Linux 6.6, as probes that are linked one by one take too long to go; a fixed time can be asked for";
+            self.tell(Step::Refused { tier: TIER_T3, why: why.to_owned() });
+        }
         loop {
             let last = stop.load(Ordering::Acquire);
             self.price();
