@@ -186,15 +186,15 @@ impl Worker {
                     }
                 })
                 .collect(),
-            None => [TIER_T2]
+            None => [(TIER_T2, None), (TIER_T3, subject.switches_until_ns)]
                 .into_iter()
-                .filter(|tier| subject.detacher.tiers() & tier != 0)
-                .map(|tier| Rule {
+                .filter(|(tier, _)| subject.detacher.tiers() & tier != 0)
+                .map(|(tier, until_ns)| Rule {
                     tier,
                     stays: true,
                     windows: false,
                     sites: subject.plan.tier(tier).count(),
-                    until_ns: None,
+                    until_ns,
                 })
                 .collect(),
         };
@@ -308,14 +308,18 @@ impl Worker {
 
     /// Links one by one come and go by the session's hand: what changed since.
     fn linked(&mut self) -> Vec<Report> {
-        let now = self.subject.detacher.tiers() & (TIER_T2 | self.linked);
+        let now = self.subject.detacher.tiers() & (TIER_T2 | TIER_T3);
         let (before, at_ns) = (std::mem::replace(&mut self.linked, now), monotonic_ns());
-        let tier = TIER_T2;
-        match (before & tier != 0, now & tier != 0) {
-            (false, true) => vec![Report::On { tier, at_ns }],
-            (true, false) => vec![Report::Off { tier, at_ns, why: Why::Asked }],
-            _ => Vec::new(),
-        }
+        let changed = [TIER_T2, TIER_T3].into_iter().filter(|tier| (before ^ now) & tier != 0);
+        changed
+            .map(|tier| {
+                if now & tier == 0 {
+                    Report::Off { tier, at_ns, why: Why::Asked }
+                } else {
+                    Report::On { tier, at_ns }
+                }
+            })
+            .collect()
     }
 
     /// Counters and CPU time, with those of the rare tier when it is time.
