@@ -275,7 +275,7 @@ impl Session {
             closed: Arc::default(),
             switching: Some(switching.clone()),
         };
-        let stretches = Stretches { switching, marks: switch_drain.marks() };
+        let stretches = Stretches::new(switching, switch_drain.marks());
         let switches_until_ns = options.switches_for.map(|time| monotonic_ns().saturating_add(nanos(time)));
         if let Some(until_ns) = switches_until_ns {
             let lease_ns = monotonic_ns().saturating_add(nanos(SWITCHES_LEASE));

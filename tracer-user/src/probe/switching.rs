@@ -45,13 +45,14 @@ impl Switching {
     }
 
     /// Begins a stretch that lasts until `until_ns` at the longest. Returns a time right before it, ns, or `None` if all
-    /// is over.
+    /// is over, or that time has passed.
     fn begin(&self, until_ns: u64) -> Result<Option<u64>, MapError> {
         let mut settings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if settings.closed {
+        let begun = monotonic_ns();
+        // Whoever is told too late that the probes are on has nothing to begin.
+        if settings.closed || begun >= until_ns {
             return Ok(None);
         }
-        let begun = monotonic_ns();
         let Settings { processes, pid, config, .. } = &mut *settings;
         let next = ProcConfig {
             tiers: config.tiers | TIER_T3,
@@ -107,22 +108,28 @@ impl Switching {
 /// The stretches in which the switches of a session are observed, and their two ends in the stream. Clones are the same.
 #[derive(Clone, Debug)]
 pub struct Stretches {
-    pub(super) switching: Switching,
-    pub(super) marks: Marks<Switch>,
+    switching: Switching,
+    /// Held while a begin or an end is told, so that they come in their order.
+    marks: Arc<Mutex<Marks<Switch>>>,
 }
 
 impl Stretches {
+    pub(super) fn new(switching: Switching, marks: Marks<Switch>) -> Self {
+        Self { switching, marks: Arc::new(Mutex::new(marks)) }
+    }
+
     /// Begins one, when all probes are in place; it lasts until `until_ns` (`CLOCK_MONOTONIC`) at the longest. Returns when
-    /// it has begun, ns; nothing happens where all is over.
+    /// it has begun, ns; nothing happens where all is over, or that time has passed.
     ///
     /// # Errors
     /// The programs could not be told, by the kernel's word.
     pub fn begin(&self, until_ns: u64) -> Result<Option<u64>, String> {
         // One that nobody was told the end of.
         self.tell_end();
+        let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         let begun = self.switching.begin(until_ns).map_err(|e| e.to_string())?;
         if let Some(time_ns) = begun {
-            self.marks.before(Switch { time_ns, goid: 0, kind: SwitchKind::Begin });
+            marks.before(Switch { time_ns, goid: 0, kind: SwitchKind::Begin });
         }
         Ok(begun)
     }
@@ -141,10 +148,11 @@ impl Stretches {
     /// if nobody was told before.
     #[expect(clippy::must_use_candidate, reason = "the stream is what has to be told")]
     pub fn tell_end(&self) -> Option<u64> {
+        let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         self.switching.end();
         let ended = self.switching.take_end();
         if let Some(time_ns) = ended {
-            self.marks.behind(Switch { time_ns, goid: 0, kind: SwitchKind::End });
+            marks.behind(Switch { time_ns, goid: 0, kind: SwitchKind::End });
         }
         ended
     }

@@ -200,8 +200,8 @@ impl Worker {
         };
         let dear_tiers = rules.iter().fold(0, |sum, rule| sum | rule.tier);
         let mut governor = Governor::new(subject.share, costs, &rules, now);
-        let on = subject.leases.as_ref().map_or_else(|| subject.detacher.tiers(), Leases::on);
-        for rule in rules.iter().filter(|rule| on & rule.tier != 0) {
+        // Whoever may stay was on when the session was attached; that it has gone since is heard of.
+        for rule in rules.iter().filter(|rule| rule.stays) {
             drop(governor.begun(rule.tier, now));
         }
         let of = |tiers: u32| -> Vec<Probe> {

@@ -256,6 +256,8 @@ impl Leases {
             let mut found = None;
             let mut others = self.reports();
             others.retain(|report| match report {
+                // What becomes of probes that were on is for those to hear who look after them.
+                _ if found.is_some() => true,
                 Report::On { tier: on, at_ns } if *on == tier => {
                     found = Some(Ok(*at_ns));
                     false
