@@ -146,7 +146,6 @@ impl Stretches {
 
     /// Puts its end into the stream, behind what it saw: call it when the probes are gone. Returns when it has ended, ns,
     /// if nobody was told before.
-    #[expect(clippy::must_use_candidate, reason = "the stream is what has to be told")]
     pub fn tell_end(&self) -> Option<u64> {
         let marks = self.marks.lock().unwrap_or_else(PoisonError::into_inner);
         self.switching.end();
