@@ -152,8 +152,8 @@ fn a_file_that_can_not_be_read_is_6_and_one_that_is_no_program_is_3() {
     for (target, code, words) in [
         ("/nowhere/at/all", 6, &["/nowhere/at/all", "No such file", "give a pid"][..]),
         (path(scratch.path()), 6, &["directory"]),
-        (path(&text), 3, &["ELF"]),
-        ("/bin/sh", 3, &["not a Go program"]),
+        (path(&text), 3, &["ELF", path(&text)]),
+        ("/bin/sh", 3, &["/bin/sh: ", "not a Go program"]),
     ] {
         let answer = run(&["inspect", target]).unwrap();
         assert_eq!((answer.code, answer.output.as_str()), (Some(code), ""), "{target}: {answer:?}");

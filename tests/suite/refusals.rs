@@ -135,6 +135,14 @@ fn root_what_is_not_permitted_is_4_and_names_what_is_needed() {
     let answer = run_as(as_nobody(Command::new(&ours).args(["attach", &own.pid().to_string()]))).unwrap();
     must_refuse(&answer, 4, &["permi", "root", "CAP_"]);
     // ps and doctor tell what can be told.
+    let answer = run_as(as_nobody(Command::new(&ours).args(["doctor", &roots.pid().to_string()]))).unwrap();
+    assert_eq!(answer.code, Some(4), "{answer:?}");
+    assert!(
+        ["this host", "CAP_BPF", "within reach", "would help: root"]
+            .iter()
+            .all(|w| answer.output.contains(w)),
+        "{answer:?}"
+    );
     let answer =
         run_as(as_nobody(Command::new(&ours).args(["ps", "--format", "json"]))).unwrap().well().unwrap();
     assert!(number(&answer.json().unwrap(), "/not_permitted").unwrap() > 0, "{answer:?}");
@@ -146,6 +154,55 @@ fn root_what_is_not_permitted_is_4_and_names_what_is_needed() {
         assert_eq!(of(capability).unwrap()["ok"], false, "{host}");
     }
     assert_eq!(of("probes").unwrap()["ok"], false, "{host}");
+}
+
+#[test]
+fn root_an_answer_that_can_not_be_written_whole_is_6_and_one_that_nobody_reads_is_0() {
+    needs!(Need::Fixtures, Need::Root);
+    let target = newest("population", "stripped").start_ready(&[]).unwrap();
+    let pid = target.pid().to_string();
+    let inspect = ["inspect", &pid];
+    let stats = ["stats", &pid];
+    let dump = ["dump", &pid];
+    let json = ["dump", &pid, "--format", "json"];
+    let profile = ["profile", &pid, "--for", "1s"];
+    for arguments in [&inspect[..], &stats, &dump, &json, &profile, &["ps"], &["doctor"]] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = Command::new(gotrail().unwrap()).args(arguments).stdout(full).output().unwrap();
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(6), "{arguments:?}: {words}");
+        assert!(
+            words.contains("tried to write") && words.contains("No space left"),
+            "{arguments:?}: {words}"
+        );
+        // Its talk is the lesser evil.
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let output = Command::new(gotrail().unwrap()).args(arguments).stderr(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}");
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let output = Command::new(gotrail().unwrap()).args(arguments).stdout(writer).output().unwrap();
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {words}");
+    }
+}
+
+#[test]
+fn root_states_that_there_are_not_are_refused_with_those_that_there_are() {
+    needs!(Need::Fixtures, Need::Root);
+    let target = newest("population", "stripped").start_ready(&[]).unwrap();
+    let pid = target.pid().to_string();
+    for arguments in [
+        &["dump", &pid, "--filter", "state=chan"][..],
+        &["profile", &pid, "--state", "nosuch", "--for", "1s"],
+    ] {
+        must_refuse(&run(arguments).unwrap(), 2, &["there ", "syscall", "chan receive", "waiting"]);
+    }
+    must_refuse(&run(&["profile", &pid, "--for", "0s"]).unwrap(), 2, &["--for", "30s"]);
+    for state in ["chan receive", "waiting", "syscall"] {
+        let answer = run(&["dump", &pid, "--filter", &format!("state={state}")]).unwrap().well().unwrap();
+        assert!(answer.output.starts_with("goroutine "), "{state}: {answer:?}");
+    }
 }
 
 #[test]
@@ -206,7 +263,9 @@ fn root_ps_and_doctor_know_every_fixture() {
             let answer = run(&["doctor", &pid.to_string(), "--format", "json"]).unwrap().well().unwrap();
             let doctor = answer.json().unwrap();
             assert_eq!(text(&doctor, "/schema").unwrap(), "gotrail.doctor/1");
-            for wanted in ["T0 memory", "T1 rare probes", "T2 lifetimes", "inspect", "ps", "dump", "attach"] {
+            for wanted in
+                ["T0 memory", "T1 rare probes", "T2 lifetimes", "inspect", "ps", "dump", "stats", "attach"]
+            {
                 let ability = array(&doctor, "/abilities").unwrap().iter().find(|a| a["name"] == wanted);
                 let ability = ability.unwrap_or_else(|| panic!("no {wanted} in {doctor}"));
                 assert_eq!(ability["ok"], true, "{ability}");

@@ -205,7 +205,7 @@ impl Watcher {
         .map_err(|error| ProbeError::Thread { what: "the governor of the probes' cost", error })?;
         let goids = Runtime::reopen(pid, &binary, bias).goids().ok();
         Ok(Self {
-            hazards: binary.hazards(),
+            hazards: binary.hazards().sites,
             cpu_limit: cpu_limit(pid),
             env_gomaxprocs: environment(pid, "GOMAXPROCS"),
             process: Process::new(options.probes.tiers & TIER_T2 != 0),

@@ -65,6 +65,31 @@ pub struct CallSite {
     pub inlined: bool,
 }
 
+impl CallSite {
+    /// Whether it asks for a setting and changes nothing: `GOMAXPROCS(0)`, `SetMemoryLimit(-1)`.
+    #[must_use]
+    pub const fn reads_only(&self) -> bool {
+        reads_only(self.hazard, self.argument)
+    }
+}
+
+const fn reads_only(hazard: Hazard, argument: Argument) -> bool {
+    match (hazard, argument) {
+        (Hazard::Gomaxprocs, Argument::Constant(value)) => value < 1,
+        (Hazard::SetMemoryLimit, Argument::Constant(value)) => value < 0,
+        _ => false,
+    }
+}
+
+/// What was found.
+#[derive(Clone, Debug, Default)]
+pub struct Calls {
+    /// In address order.
+    pub sites: Vec<CallSite>,
+    /// Further calls, beyond what is kept of a kind.
+    pub left_out: u64,
+}
+
 /// Targets: the function called, and how it is reported. Those of
 /// runtime/debug are small enough to be inlined, so their callees are looked for as well.
 const TARGETS: [(&str, Hazard); 10] = [
@@ -84,11 +109,12 @@ const TARGETS: [(&str, Hazard); 10] = [
 /// this call is left of it, in the inlined frame of the target.
 const WITHIN: [&str; 3] = ["runtime.gcStart", "runtime.stopTheWorldGC", "runtime.stopTheWorld"];
 
-/// Calls that are looked at; a program has a few.
+/// Calls that change something, those that only ask, and those that may be in what was inlined, that are looked at; a
+/// program has a few. The many of one kind leave the others their room.
 const MAX_CALLS: usize = 1024;
 
 /// Finds all direct calls, in address order.
-pub(super) fn scan(image: &Image, symbols: &Symbols) -> Vec<CallSite> {
+pub(super) fn scan(image: &Image, symbols: &Symbols, module: &str) -> Calls {
     let targets: Vec<(u64, Hazard)> = symbols
         .find(image, TARGETS.map(|(name, _)| name))
         .into_iter()
@@ -97,8 +123,8 @@ pub(super) fn scan(image: &Image, symbols: &Symbols) -> Vec<CallSite> {
         .collect();
     let within = symbols.find(image, WITHIN).into_iter().flatten().map(|function| function.entry);
     let addresses: Vec<u64> = targets.iter().map(|(address, _)| *address).chain(within).collect();
-    let mut sites = Vec::new();
-    let mut left = MAX_CALLS;
+    let mut found = Calls::default();
+    let [mut asks, mut changes, mut inner] = [MAX_CALLS; 3];
     for function in symbols.functions() {
         let Some(code) = Code::of(image, *function) else { continue };
         // Only functions whose bytes hold something that looks like such a call are decoded.
@@ -109,17 +135,34 @@ pub(super) fn scan(image: &Image, symbols: &Symbols) -> Vec<CallSite> {
             let hazard = targets.iter().find(|(address, _)| *address == call.target);
             // A jump within the function itself is none.
             let inside = (function.entry..function.end).contains(&call.target);
-            if inside || left == 0 {
+            if inside {
                 continue;
             }
-            left -= 1;
-            sites.extend(match hazard {
+            let left = match hazard {
+                Some((_, hazard)) if reads_only(*hazard, argument(call, *hazard)) => &mut asks,
+                Some(_) => &mut changes,
+                None => &mut inner,
+            };
+            if *left == 0 {
+                found.left_out += 1;
+                continue;
+            }
+            let site = match hazard {
                 Some((_, hazard)) => site(image, symbols, call, *hazard),
                 None => inlined_site(image, symbols, call),
-            });
+            };
+            // The runtime's own calls are none, and take no room but that of what may be in inlined code.
+            if site.is_some() || hazard.is_none() {
+                *left -= 1;
+            }
+            found.sites.extend(site.map(|site| CallSite {
+                in_standard_library: is_standard_library(&site.caller.function)
+                    && !is_of_module(&site.caller.function, module),
+                ..site
+            }));
         }
     }
-    sites
+    found
 }
 
 /// The caller of a target that was inlined into it; `None` if the call is in no such frame.
@@ -136,13 +179,12 @@ fn inlined_site(image: &Image, symbols: &Symbols, call: Call) -> Option<CallSite
         Hazard::Gc | Hazard::FreeOsMemory => Argument::None,
         _ => Argument::Computed,
     };
-    let in_standard_library = is_standard_library(&caller.function);
     Some(CallSite {
         hazard: *hazard,
         argument,
         address: call.address,
         caller,
-        in_standard_library,
+        in_standard_library: false,
         inlined: true,
     })
 }
@@ -155,15 +197,30 @@ fn site(image: &Image, symbols: &Symbols, call: Call, hazard: Hazard) -> Option<
         return None;
     }
     let caller = frames.iter().find(|frame| !frame.function.starts_with("runtime/debug."))?.clone();
-    let argument = match (hazard, call.argument) {
+    let argument = argument(call, hazard);
+    Some(CallSite {
+        hazard,
+        argument,
+        address: call.address,
+        caller,
+        in_standard_library: false,
+        inlined: false,
+    })
+}
+
+fn argument(call: Call, hazard: Hazard) -> Argument {
+    match (hazard, call.argument) {
         (Hazard::Gc | Hazard::FreeOsMemory, _) => Argument::None,
         // An int32 in a register whose upper half is free.
         (Hazard::SetGcPercent, Some(value)) => Argument::Constant(i64::from(value as i32)),
         (_, Some(value)) => Argument::Constant(value),
         (_, None) => Argument::Computed,
-    };
-    let in_standard_library = is_standard_library(&caller.function);
-    Some(CallSite { hazard, argument, address: call.address, caller, in_standard_library, inlined: false })
+    }
+}
+
+/// Whether a function is of the main module, whose path may begin like one of the standard library's.
+fn is_of_module(function: &str, module: &str) -> bool {
+    !module.is_empty() && function.strip_prefix(module).is_some_and(|rest| rest.starts_with(['.', '/']))
 }
 
 /// Whether a function belongs to the standard library: its import path has no dot in the first element and
@@ -230,7 +287,7 @@ const STANDARD_ROOTS: [&str; 47] = [
 
 #[cfg(test)]
 mod tests {
-    use super::is_standard_library;
+    use super::{Argument, Hazard, is_of_module, is_standard_library, reads_only};
 
     #[test]
     fn tells_the_standard_library_from_modules() {
@@ -247,6 +304,29 @@ mod tests {
             "go.uber.org/fx.New",
         ] {
             assert!(!is_standard_library(name), "{name}");
+        }
+        for (name, module, own) in [
+            ("image/resizer/util.Trim", "image/resizer", true),
+            ("image/resizer.Trim", "image/resizer", true),
+            ("image/resizers.Trim", "image/resizer", false),
+            ("image/draw.Draw", "image/resizer", false),
+            ("image.Decode", "", false),
+        ] {
+            assert_eq!(is_of_module(name, module), own, "{name} {module}");
+        }
+    }
+
+    #[test]
+    fn asking_for_a_setting_changes_nothing() {
+        for (hazard, argument, asks) in [
+            (Hazard::Gomaxprocs, Argument::Constant(0), true),
+            (Hazard::Gomaxprocs, Argument::Constant(1), false),
+            (Hazard::Gomaxprocs, Argument::Computed, false),
+            (Hazard::SetMemoryLimit, Argument::Constant(-1), true),
+            (Hazard::SetMemoryLimit, Argument::Constant(0), false),
+            (Hazard::SetGcPercent, Argument::Constant(-1), false),
+        ] {
+            assert_eq!(reads_only(hazard, argument), asks, "{hazard:?} {argument:?}");
         }
     }
 }

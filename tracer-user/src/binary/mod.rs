@@ -20,7 +20,7 @@ mod toolchain;
 mod types;
 pub mod version;
 
-pub use calls::{Argument, CallSite, Hazard};
+pub use calls::{Argument, CallSite, Calls, Hazard};
 pub use code::Cost;
 #[cfg(feature = "fuzzing")]
 pub(crate) use code::code_holds;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::calls::{CallSite, scan};
+use super::calls::{Calls, scan};
 use super::code::Code;
 use super::error::BinaryError;
 use super::globals::Globals;
@@ -115,8 +115,8 @@ impl Program {
 
     /// Finds who tunes the runtime by hand.
     #[must_use]
-    pub fn hazards(&self) -> Vec<CallSite> {
-        scan(&self.image, &self.symbols)
+    pub fn hazards(&self) -> Calls {
+        scan(&self.image, &self.symbols, &self.build.module)
     }
 
     /// Finds the layout of the runtime's structures and its globals. `debug` finds the file with a program's DWARF
@@ -306,7 +306,7 @@ impl GoBinary {
 
     /// Finds who tunes the runtime by hand.
     #[must_use]
-    pub fn hazards(&self) -> Vec<CallSite> {
+    pub fn hazards(&self) -> Calls {
         self.program.hazards()
     }
 }

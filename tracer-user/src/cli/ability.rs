@@ -97,12 +97,13 @@ fn remedy(error: &BinaryError, program: &Program) -> String {
     }
 }
 
-/// What this host allows, given what the program does. `memory` is the self-check's result on the live process.
+/// What this host allows, given what the program does. `memory` is the self-check's result on the live process:
+/// why it failed, and what would help.
 pub(crate) fn on_host(
     of_binary: Vec<Ability>,
     architecture: Architecture,
     kernel: &Kernel,
-    memory: Option<&Result<(), String>>,
+    memory: Option<&Result<(), (String, String)>>,
 ) -> Vec<Ability> {
     let mut abilities: Vec<Ability> = of_binary
         .into_iter()
@@ -115,11 +116,12 @@ pub(crate) fn on_host(
                     format!("the program is for {}, this gotrail runs on {}", architecture.goarch(), HERE),
                     "gotrail on a machine of that architecture",
                 ),
-                (Some(Err(why)), _) if is_memory => Ability::no(
-                    ability.name,
-                    why.clone(),
-                    "root, or CAP_SYS_PTRACE; if the self-check failed, a gotrail that knows this Go version",
-                ),
+                (Some(Err((why, remedy))), _) if is_memory => {
+                    Ability::no(ability.name, why.clone(), remedy.clone())
+                }
+                (Some(Err(_)), _) => {
+                    Ability { name: ability.name, ok: false, why: NEEDS_MEMORY.to_owned(), remedy: None }
+                }
                 (_, None) if !is_memory => Ability::no(
                     ability.name,
                     format!("{}; but the kernel does not let us place probes", ability.why),
@@ -129,11 +131,12 @@ pub(crate) fn on_host(
             }
         })
         .collect();
-    let find = |abilities: &[Ability], tier: &str| -> Result<(), (String, Option<String>)> {
+    let find = |abilities: &[Ability], tier: &str| -> Result<(), String> {
         match abilities.iter().find(|a| a.name.starts_with(tier)) {
             Some(ability) if ability.ok => Ok(()),
-            Some(ability) => Err((ability.why.clone(), ability.remedy.clone())),
-            None => Err((format!("{tier} is not known"), None)),
+            Some(ability) if tier == "T0" || ability.why == NEEDS_MEMORY => Err(NEEDS_MEMORY.to_owned()),
+            Some(ability) => Err(format!("needs {tier}: {}", ability.why)),
+            None => Err(format!("{tier} is not known")),
         }
     };
     let (memory, rare, lifetimes) = (find(&abilities, "T0"), find(&abilities, "T1"), find(&abilities, "T2"));
@@ -141,12 +144,11 @@ pub(crate) fn on_host(
     for (name, what) in [
         ("ps", "goroutines, GOMAXPROCS and live heap in the list; without, the Go version only"),
         ("dump", "every goroutine with its stack, without stopping the process"),
+        ("stats", "the runtime's own figures, without stopping the process"),
     ] {
         abilities.push(match &memory {
             Ok(()) => Ability::yes(name, what),
-            Err((why, remedy)) => {
-                Ability { name, ok: false, why: format!("needs T0: {why}"), remedy: remedy.clone() }
-            }
+            Err(why) => Ability { name, ok: false, why: why.clone(), remedy: None },
         });
     }
     abilities.push(match (&memory, kernel.links.is_some() && kernel.btf) {
@@ -155,24 +157,20 @@ pub(crate) fn on_host(
             "profile",
             "where the time of all goroutines goes; running ones without a stack: that takes root, or CAP_BPF and CAP_PERFMON, and a kernel with BTF",
         ),
-        (Err((why, remedy)), _) => {
-            Ability { name: "profile", ok: false, why: format!("needs T0: {why}"), remedy: remedy.clone() }
-        }
+        (Err(why), _) => Ability { name: "profile", ok: false, why: why.clone(), remedy: None },
     });
     abilities.push(match (&memory, &rare, &lifetimes) {
         (Ok(()), Ok(()), Ok(())) => Ability::yes("attach", "watches with T0, T1 and T2"),
-        (Ok(()), Ok(()), Err((why, _))) => {
-            Ability::yes("attach", format!("watches with T0 and T1; no T2: {why}"))
-        }
-        (Err((why, remedy)), ..) => {
-            Ability { name: "attach", ok: false, why: format!("needs T0: {why}"), remedy: remedy.clone() }
-        }
-        (_, Err((why, remedy)), _) => {
-            Ability { name: "attach", ok: false, why: format!("needs T1: {why}"), remedy: remedy.clone() }
+        (Ok(()), Ok(()), Err(why)) => Ability::yes("attach", format!("watches with T0 and T1; {why}")),
+        (Err(why), ..) | (_, Err(why), _) => {
+            Ability { name: "attach", ok: false, why: why.clone(), remedy: None }
         }
     });
     abilities
 }
+
+/// Why what hangs on T0 can't be had: the reason itself stands there once.
+const NEEDS_MEMORY: &str = "needs T0";
 
 /// Go's name of the architecture that this gotrail runs on.
 const HERE: &str = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };

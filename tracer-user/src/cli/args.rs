@@ -285,6 +285,7 @@ pub(crate) enum ProfileFormat {
 #[derive(Debug, Args)]
 pub(crate) struct ProfileArgs {
     /// Process to profile
+    #[arg(value_parser = live)]
     pub(crate) pid: u32,
     /// How long, for example 60s or 5m
     #[arg(long = "for", value_name = "TIME", default_value = "30s", value_parser = time)]
@@ -295,7 +296,8 @@ pub(crate) struct ProfileArgs {
     /// Write the answer to this file, which only you can read, instead of to standard output
     #[arg(long, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
-    /// Share of one CPU that gotrail may use, in percent: it looks as often as that allows
+    /// Share of one CPU that gotrail may use, in percent: it looks as often as that allows. The first look takes every
+    /// stack, whatever it costs
     #[arg(long, value_name = "PERCENT", default_value = "5", value_parser = percent)]
     pub(crate) cpu: f64,
     /// Look so many times a second, whatever it costs
@@ -314,6 +316,13 @@ pub(crate) struct ProfileArgs {
     /// Do not copy pprof labels out of the process
     #[arg(long)]
     pub(crate) no_labels: bool,
+}
+
+/// The number of a process, as a core file has nothing that goes on.
+fn live(text: &str) -> Result<u32, String> {
+    text.parse().map_err(|_| {
+        "give the number of a process that runs; core files are read by dump and stats".to_owned()
+    })
 }
 
 /// `5`, `5%` or `0.5`: percent, as a share.

@@ -68,7 +68,7 @@ fn again(args: &AttachArgs, options: Options) -> Option<(Watcher, Export)> {
             // A program that has just begun may not have a runtime yet.
             Err(_) if begun.elapsed() < PATIENCE => std::thread::sleep(RETRY),
             Err(Failure { message, .. }) => {
-                eprintln!(
+                errln!(
                     "the program that process {} has become is not watched: {}",
                     args.pid,
                     printable(&message)
@@ -133,7 +133,7 @@ impl Attach<'_> {
     fn announce(&self) {
         let (watcher, session) = (&self.watcher, self.watcher.session());
         let (target, binary, plan) = (watcher.target(), watcher.binary(), session.plan());
-        eprintln!(
+        errln!(
             "attached to {} ({}), {}: {} probes in {}, {}; layout from {}",
             target.pid(),
             printable(&target.comm),
@@ -145,16 +145,16 @@ impl Attach<'_> {
         );
         match session.links() {
             Links::MultiScoped => {}
-            Links::Multi => eprintln!(
+            Links::Multi => errln!(
                 "other processes of the same executable pay for these probes too: this kernel can't scope them to one process (Linux 6.10 can)"
             ),
-            Links::Single => eprintln!(
+            Links::Single => errln!(
                 "taking the probes off will take about {}: this kernel links them one by one (Linux 6.6 need not)",
                 duration(nanos(SINGLE_DETACH).saturating_mul(plan.sites.len() as u64))
             ),
         }
         for missing in plan.unavailable.iter().filter(|u| u.lost) {
-            eprintln!("not seen: {} ({})", missing.probe.name(), printable(&missing.why));
+            errln!("not seen: {} ({})", missing.probe.name(), printable(&missing.why));
         }
         if self.is_json() {
             self.line(
@@ -211,7 +211,7 @@ impl Attach<'_> {
                 Notice::Ended(exit) => {
                     if self.is_json() {
                         self.line("exit", json!({ "exit": json::exit(*exit) }));
-                        eprintln!("{}  the process ended: {exit}", self.clock(monotonic_ns()));
+                        errln!("{}  the process ended: {exit}", self.clock(monotonic_ns()));
                     } else {
                         outln!("{}  the process ended: {exit}", self.clock(monotonic_ns()));
                     }
@@ -227,7 +227,7 @@ impl Attach<'_> {
             outln!("{}  {}", self.clock(monotonic_ns()), printable(&event));
         }
         if let Some(text) = told.text {
-            eprintln!("{}  {}", self.clock(monotonic_ns()), printable(&text));
+            errln!("{}  {}", self.clock(monotonic_ns()), printable(&text));
         }
     }
 
@@ -243,7 +243,7 @@ impl Attach<'_> {
         if self.is_json() {
             self.line(kind, json!({ "message": text }));
         }
-        eprintln!("{}  {}", self.clock(monotonic_ns()), printable(text));
+        errln!("{}  {}", self.clock(monotonic_ns()), printable(text));
     }
 
     fn tell_finding(&mut self, key: &str, change: Change) {

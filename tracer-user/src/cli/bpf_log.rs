@@ -12,7 +12,7 @@ impl Log for StandardError {
     }
 
     fn log(&self, record: &Record<'_>) {
-        eprintln!("{} {}: {}", record.level(), record.target(), record.args());
+        errln!("{} {}: {}", record.level(), record.target(), record.args());
     }
 
     fn flush(&self) {}

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::ability::{self, Ability};
 use super::args::{DoctorArgs, Format};
 use super::cost;
-use super::failure::Failure;
+use super::failure::{Failure, NOT_PERMITTED};
 
 /// One question and its answer.
 struct Check {
@@ -53,7 +53,14 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
             format!("not measured, so rather too much is assumed: {why}"),
         ),
     });
-    let process = args.pid.map(|pid| process(pid, &kernel)).transpose()?;
+    let (process, code) = match args.pid.map(|pid| (pid, process(pid, &kernel))) {
+        None => (None, ExitCode::SUCCESS),
+        Some((_, Ok(process))) => (Some(process), ExitCode::SUCCESS),
+        // What the host allows says why.
+        Some((pid, Err(failure))) => {
+            (Some(Process::out_of_reach(pid, &failure)), ExitCode::from(failure.code))
+        }
+    };
     match args.format {
         Format::Human => {
             outln!("this host, kernel {}", kernel.release);
@@ -80,7 +87,7 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
             })
         ),
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(code)
 }
 
 fn print_checks(checks: &[Check]) {
@@ -145,6 +152,20 @@ struct Process {
     abilities: Vec<Ability>,
 }
 
+impl Process {
+    fn out_of_reach(pid: u32, failure: &Failure) -> Self {
+        let mut why = failure.message.clone();
+        if failure.code == NOT_PERMITTED {
+            why.push_str("; would help: root, or CAP_SYS_PTRACE (with CAP_BPF and CAP_PERFMON for probes)");
+        }
+        Self {
+            title: format!("process {pid}"),
+            facts: vec![Check::new("within reach", false, why)],
+            abilities: Vec::new(),
+        }
+    }
+}
+
 fn process(pid: u32, kernel: &Kernel) -> Result<Process, Failure> {
     let target = Target::open(pid)?;
     let title = format!("process {pid} ({})", printable(&target.comm));
@@ -176,7 +197,18 @@ fn process(pid: u32, kernel: &Kernel) -> Result<Process, Failure> {
     let architecture = image.architecture();
     let abilities = match program.understand(|id| debug_file(Some(pid), id)) {
         Ok(binary) => {
-            let memory = Runtime::open(&target, &binary).map(|_| ()).map_err(|error| error.to_string());
+            let memory = match Runtime::open(&target, &binary) {
+                Ok(_) => Ok(()),
+                Err(error) => {
+                    let Failure { code, message } = error.into();
+                    let remedy = if code == NOT_PERMITTED {
+                        "root, or CAP_SYS_PTRACE".to_owned()
+                    } else {
+                        format!("a gotrail that knows this build of {}", binary.build().version)
+                    };
+                    Err((message, remedy))
+                }
+            };
             for missing in binary.plan(u32::MAX).unavailable {
                 let consequence = if missing.lost { "" } else { ": nothing is lost" };
                 facts.push(Check::new(

@@ -7,8 +7,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use gotrail::binary::{
-    Argument, BinaryError, CallSite, GoBinary, Plan, Program, Site, ToolchainHazard, Unavailable,
-    toolchain_hazards,
+    Argument, BinaryError, CallSite, Calls, GoBinary, Hazard, Plan, Program, Site, ToolchainHazard,
+    Unavailable, toolchain_hazards,
 };
 use gotrail::target::{Target, debug_file, read_file};
 use gotrail::text::printable;
@@ -17,7 +17,7 @@ use tracer_ebpf::{TIER_T1, TIER_T2, TIER_T3};
 
 use super::ability::{self, Ability};
 use super::args::{Format, InspectArgs};
-use super::failure::{BACKEND, Failure};
+use super::failure::{BACKEND, Failure, UNSUPPORTED};
 use super::human::table;
 
 /// Build settings that say something about how the program can be watched.
@@ -41,12 +41,14 @@ struct Report {
     plan: Plan,
     abilities: Vec<Ability>,
     toolchain: Vec<ToolchainHazard>,
-    calls: Vec<CallSite>,
+    calls: Calls,
 }
 
 pub(crate) fn run(args: &InspectArgs) -> Result<ExitCode, Failure> {
     let (bytes, pid) = read(&args.target)?;
-    let report = report(Program::parse(bytes)?, pid);
+    let program = Program::parse(bytes)
+        .map_err(|error| Failure::new(UNSUPPORTED, format!("{}: {error}", printable(&args.target))))?;
+    let report = report(program, pid);
     match args.format {
         Format::Human => human(&report),
         Format::Json => outln!("{}", to_json(&args.target, &report)),
@@ -166,15 +168,19 @@ fn sites(plan: &Plan) {
     }
 }
 
-fn calls(calls: &[CallSite]) {
+/// What matters most first: what the program itself changes, what the standard library does, and what only asks as one.
+fn calls(calls: &Calls) {
     outln!("\nwho tunes the runtime by hand");
-    if calls.is_empty() {
+    if calls.sites.is_empty() {
         outln!(
             "nobody: no direct call was found in the code (one through a function value, like `go runtime.GC()`, is not)"
         );
         return;
     }
-    let rows: Vec<Vec<String>> = calls
+    let (asking, mut changing): (Vec<&CallSite>, Vec<&CallSite>) =
+        calls.sites.iter().partition(|call| call.reads_only());
+    changing.sort_by_key(|call| (call.in_standard_library, call.hazard == Hazard::Gc));
+    let rows: Vec<Vec<String>> = changing
         .iter()
         .map(|call| {
             let place = format!("{}:{}", printable(&call.caller.file), call.caller.line);
@@ -185,7 +191,20 @@ fn calls(calls: &[CallSite]) {
             vec![call_text(call), printable(&call.caller.function), place, note]
         })
         .collect();
-    out!("{}", table(&["CALL", "IN", "AT", ""], &rows));
+    if !rows.is_empty() {
+        out!("{}", table(&["CALL", "IN", "AT", ""], &rows));
+    }
+    if let Some(example) = asking.first() {
+        outln!(
+            "and {} calls that only ask for a setting, like {} in {} (--format json has them)",
+            asking.len(),
+            call_text(example),
+            printable(&example.caller.function)
+        );
+    }
+    if calls.left_out != 0 {
+        outln!("{} further calls were left out: too many of one kind", calls.left_out);
+    }
     outln!("direct calls only: one through a function value, like `go runtime.GC()`, is not found");
 }
 
@@ -214,6 +233,7 @@ fn to_json(target: &str, report: &Report) -> Value {
     let binary = report.binary.as_ref().ok();
     let hazards: Vec<Value> = report
         .calls
+        .sites
         .iter()
         .map(|call| {
             json!({
@@ -228,6 +248,7 @@ fn to_json(target: &str, report: &Report) -> Value {
                 "line": call.caller.line,
                 "standard_library": call.in_standard_library,
                 "inlined": call.inlined,
+                "reads_only": call.reads_only(),
             })
         })
         .collect();
@@ -301,5 +322,6 @@ fn to_json(target: &str, report: &Report) -> Value {
         "substitutes": substitutes,
         "toolchain": toolchain,
         "hazards": hazards,
+        "hazards_left_out": report.calls.left_out,
     })
 }

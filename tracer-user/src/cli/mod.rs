@@ -1,8 +1,6 @@
 //! The command line: arguments in, text or JSON out. Standard output is the answer, standard error the talk
 //! about it. The only place that prints.
 
-#![expect(clippy::print_stderr, reason = "printing is what a command line is for")]
-
 /// Prints a line of the answer. A reader that has gone (`gotrail dump 1 | head`) ends us quietly, as it does any
 /// other tool; SIGPIPE itself stays ignored, since an export's connection may break too.
 macro_rules! outln {
@@ -12,6 +10,11 @@ macro_rules! outln {
 /// The same without the line break.
 macro_rules! out {
     ($($arg:tt)*) => { $crate::cli::write_out(format_args!($($arg)*)) };
+}
+
+/// Prints a line of the talk. Nobody need listen to it.
+macro_rules! errln {
+    ($($arg:tt)*) => { $crate::cli::write_err(format_args!("{}\n", format_args!($($arg)*))) };
 }
 
 mod ability;
@@ -38,6 +41,7 @@ mod signals;
 mod stats;
 mod switches;
 
+use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use clap::Parser as _;
@@ -62,17 +66,26 @@ pub(crate) fn run() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(Failure { code, message }) => {
-            eprintln!("gotrail: {message}");
+            errln!("gotrail: {message}");
             ExitCode::from(code)
         }
     }
 }
 
 fn write_out(text: std::fmt::Arguments<'_>) {
-    use std::io::Write as _;
     let mut stdout = std::io::stdout().lock();
-    if stdout.write_fmt(text).and_then(|()| stdout.flush()).is_err() {
-        // Probes go with the process.
+    let Err(error) = stdout.write_fmt(text).and_then(|()| stdout.flush()) else { return };
+    // Either way probes go with the process.
+    if error.kind() == ErrorKind::BrokenPipe {
         std::process::exit(0);
     }
+    errln!(
+        "gotrail: tried to write the answer to standard output: {error}; what was written is not all of it"
+    );
+    std::process::exit(failure::BACKEND.into());
+}
+
+fn write_err(text: std::fmt::Arguments<'_>) {
+    // A terminal that has gone, or a full disk, is no reason to end.
+    drop(std::io::stderr().lock().write_fmt(text));
 }

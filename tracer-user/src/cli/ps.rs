@@ -65,7 +65,7 @@ pub(crate) fn run(args: &PsArgs) -> Result<ExitCode, Failure> {
         ),
     }
     if hidden != 0 {
-        eprintln!(
+        errln!(
             "{hidden} more could not be looked at: the kernel does not permit it (without root, it permits your own only)"
         );
     }

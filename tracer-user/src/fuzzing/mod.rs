@@ -67,7 +67,7 @@ pub fn program(bytes: Arc<[u8]>) -> bool {
     for itab in program.itabs() {
         assert!(image.read(itab.address, 16).is_some(), "a method table outside of the file");
     }
-    for call in program.hazards() {
+    for call in program.hazards().sites {
         assert!(image.read(call.address, 1).is_some(), "a call outside of the file");
     }
     for segment in image.segments() {

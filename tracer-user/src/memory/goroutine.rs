@@ -36,6 +36,20 @@ pub enum Status {
 pub(super) const SCAN: u32 = 0x1000;
 
 impl Status {
+    /// Those that Go has.
+    pub const KNOWN: [Self; 10] = [
+        Self::Idle,
+        Self::Runnable,
+        Self::Running,
+        Self::Syscall,
+        Self::Waiting,
+        Self::Dead,
+        Self::CopyStack,
+        Self::Preempted,
+        Self::Leaked,
+        Self::DeadExtra,
+    ];
+
     /// Decodes the word; the scan bit is dropped.
     #[must_use]
     pub const fn from_word(word: u32) -> Self {

@@ -218,7 +218,7 @@ fn markdown(rows: &[Row], machine: &Machine, go: &str) -> String {
          in the page cache. All of the code is decoded once for calls that tune the runtime. Built with Go {go}, by default and with \
          `-ldflags='-s -w'`. The same findings: what can be done with the program, probe sites and their cost, what can't \
          be observed, calls that tune the runtime with file, line and argument, faults of the toolchain. The memory at most is the \
-         process's resident set, which has the pages of the file in it that were looked at.\n\n{}.\n\n{}",
+         process's resident set, the file itself included, which is read whole.\n\n{}.\n\n{}",
         machine.text(),
         table(rows)
     )

@@ -145,7 +145,9 @@ pub(super) fn frames(dump: &Dump<'_>, stack: &Stack, symbolizer: &mut Symbolizer
 /// Where a goroutine was created.
 pub(super) fn created_by(dump: &Dump<'_>, g: &Goroutine, symbolizer: &mut Symbolizer) -> Option<Value> {
     let creation = Pc { address: g.gopc, exact: false };
-    let frame = (g.gopc != 0).then(|| symbolizer.innermost(dump.runtime.binary(), creation)).flatten()?;
+    let frame = (g.gopc != 0 && g.goid != 1)
+        .then(|| symbolizer.innermost(dump.runtime.binary(), creation))
+        .flatten()?;
     Some(json!({
         "function": frame.function,
         "file": frame.file,

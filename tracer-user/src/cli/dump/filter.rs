@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gotrail::memory::{Goroutine, Symbolizer};
+use gotrail::memory::{Goroutine, Status, Symbolizer};
 use regex::{Regex, RegexBuilder};
 
 use super::super::failure::{Failure, USAGE};
@@ -128,6 +128,36 @@ impl Filter {
         Ok(())
     }
 
+    /// Refuses states that no goroutine can have, given the reasons to wait of the process's Go.
+    pub(super) fn check_states(&self, reasons: &[String]) -> Result<(), Failure> {
+        let names: Vec<&str> = Status::KNOWN.iter().map(|status| status.name()).collect();
+        let known = |state: &String| {
+            let state = state.strip_suffix(LEAKED).unwrap_or(state);
+            names.contains(&state) || reasons.iter().any(|reason| reason == state)
+        };
+        match self.states.iter().find(|state| !known(state)) {
+            None => Ok(()),
+            Some(state) => Err(Failure::new(
+                USAGE,
+                format!(
+                    "--filter state={state}: no goroutine has this state; there are {}, and the reasons to wait: {} (reason= takes a part of one)",
+                    names.join(", "),
+                    reasons
+                        .iter()
+                        .filter(|reason| !reason.is_empty())
+                        .cloned()
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                ),
+            )),
+        }
+    }
+
+    /// Whether it asks for an age, which not every goroutine has.
+    pub(super) fn asks_for_age(&self) -> bool {
+        !self.ages.is_empty()
+    }
+
     /// Whether labels have to be read for it.
     pub(super) fn needs_labels(&self) -> bool {
         !self.labels.is_empty()
@@ -142,7 +172,11 @@ impl Filter {
     pub(super) fn holds(&self, dump: &Dump<'_>, g: &Goroutine, symbolizer: &mut Symbolizer) -> bool {
         let state = dump.state(g);
         any(&self.goids, |goid| *goid == g.goid)
-            && any(&self.states, |wanted| wanted == g.status.name() || wanted == state)
+            && any(&self.states, |wanted| {
+                let is_leaked = g.status == Status::Leaked;
+                let bare = wanted.strip_suffix(LEAKED).filter(|_| is_leaked).unwrap_or(wanted);
+                wanted == g.status.name() || bare == state
+            })
             && any(&self.reasons, |part| {
                 g.status.is_parked() && dump.runtime.wait_reason(g.wait_reason).contains(part.as_str())
             })
@@ -167,6 +201,9 @@ impl Filter {
             })
     }
 }
+
+/// Behind the reason to wait in the head of a goroutine that Go has found leaked.
+const LEAKED: &str = " (leaked)";
 
 const KNOWN: &str =
     "state=, reason=, func=PART, func~REGEX, label=KEY or label=KEY:VALUE, goid=, age>= and age<";

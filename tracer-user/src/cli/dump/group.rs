@@ -71,8 +71,9 @@ pub(super) fn text(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> String {
         // Writing to a String can't fail.
         let _ = writeln!(
             out,
-            "{count} {noun} [{}{age}]: {}",
-            printable(dump.state(first)),
+            "{count} {noun} [{}{age}{}]: {}",
+            dump.head(first),
+            locked(&group.members),
             goids(&group.members)
         );
         let mut labels: Vec<String> = group
@@ -105,6 +106,15 @@ pub(super) fn text(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> String {
     }
     out.truncate(out.strip_suffix('\n').map_or(out.len(), str::len));
     out
+}
+
+/// How many of them are locked to their threads.
+fn locked(members: &[&Goroutine]) -> String {
+    match members.iter().filter(|g| g.locked).count() {
+        0 => String::new(),
+        count if count == members.len() => ", locked to thread".to_owned(),
+        count => format!(", {count} locked to threads"),
+    }
 }
 
 /// The first ids.
@@ -163,6 +173,7 @@ pub(super) fn json(dump: &Dump<'_>, symbolizer: &mut Symbolizer) -> Value {
             "labels": labels,
             "label_sets_left_out": group.labels.len().saturating_sub(LABELS_IN_JSON),
             "created_by": created,
+            "locked_to_thread": group.members.iter().filter(|g| g.locked).count(),
             "torn": first.torn,
         });
         document::add_stack(&mut value, dump, first, symbolizer);

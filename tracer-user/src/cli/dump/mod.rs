@@ -16,9 +16,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use gotrail::agent::Subject;
-use gotrail::memory::{Crash, Details, Goroutine, Runtime, Snapshot, Symbolizer, Wait, Want};
+use gotrail::memory::{Crash, Details, Goroutine, Runtime, Snapshot, Status, Symbolizer, Wait, Want};
 use gotrail::target::{Descriptor, Descriptors};
-use gotrail::text::duration;
+use gotrail::text::{duration, printable};
 
 use super::args::{DumpArgs, DumpFormat};
 use super::failure::{BACKEND, Failure, USAGE};
@@ -52,6 +52,12 @@ impl Dump<'_> {
         } else {
             g.status.name()
         }
+    }
+
+    /// The same as it stands in the head of a traceback.
+    fn head(&self, g: &Goroutine) -> String {
+        let leaked = if g.status == Status::Leaked { " (leaked)" } else { "" };
+        format!("{}{leaked}", printable(self.state(g)))
     }
 
     /// How long it has been parked by Go's own estimate, in ns: rather too long, by up to the time between two GC
@@ -94,6 +100,7 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
         origins: is_traceback || args.format == DumpFormat::Json,
         places: false,
     };
+    filter.check_states(&binary.layout().wait_reasons)?;
     let (snapshot, details) = runtime.snapshot_with(want)?;
     let mut dump = Dump {
         subject: &subject,
@@ -115,6 +122,7 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
         dump.shown.sort_by_key(|g| g.goid != died);
     }
     let hidden = dump.shown.len();
+    let ageless = filter.asks_for_age().then(|| dump.shown.iter().filter(|g| dump.age(g).is_none()).count());
     let kept = dump.shown.iter().copied().filter(|g| filter.holds(&dump, g, &mut symbolizer)).collect();
     dump.shown = kept;
     let hidden = hidden - dump.shown.len();
@@ -136,9 +144,9 @@ pub(crate) fn run(args: &DumpArgs) -> Result<ExitCode, Failure> {
                 .map_err(|e| Failure::new(BACKEND, format!("tried to write the profile: {e}")))?;
         }
     }
-    eprintln!("{}", closing(&dump, hidden));
+    errln!("{}", closing(&dump, hidden, ageless.unwrap_or(0)));
     if let Some(core) = subject.core() {
-        eprint!("{}", core_file::remarks(&dump, core));
+        super::write_err(format_args!("{}", core_file::remarks(&dump, core)));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -186,7 +194,7 @@ fn check(args: &DumpArgs, filter: &Filter) -> Result<(), Failure> {
 }
 
 /// What was read and what not.
-fn closing(dump: &Dump<'_>, hidden: usize) -> String {
+fn closing(dump: &Dump<'_>, hidden: usize, ageless: usize) -> String {
     let snapshot = dump.snapshot;
     let mut text = format!(
         "{} goroutines ({} of the runtime itself) read ",
@@ -214,6 +222,11 @@ fn closing(dump: &Dump<'_>, hidden: usize) -> String {
     }
     if hidden != 0 {
         text.push_str(&format!("; {hidden} left out by --filter"));
+        if ageless != 0 {
+            text.push_str(&format!(
+                " ({ageless} are of unknown age: Go notes it at the first GC cycle that finds them parked)"
+            ));
+        }
     }
     text
 }

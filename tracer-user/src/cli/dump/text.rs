@@ -175,10 +175,7 @@ impl<'a> Texts<'a> {
     fn header(&mut self, g: &Goroutine, out: &mut String) {
         let key = (g.status, if g.status.is_parked() { g.wait_reason } else { 0 });
         let dump = self.dump;
-        let state = self.states.entry(key).or_insert_with(|| {
-            let leaked = if g.status == Status::Leaked { " (leaked)" } else { "" };
-            format!("{}{leaked}", printable(dump.state(g)))
-        });
+        let state = self.states.entry(key).or_insert_with(|| dump.head(g));
         // Writing to a String can't fail.
         let _ = write!(out, "goroutine {} [{state}", g.goid);
         if g.scan {
@@ -283,7 +280,8 @@ pub(super) fn is_shown(frame: &Frame) -> bool {
     if frame.wrapper {
         return false;
     }
-    if matches!(name, "runtime.runFinalizers" | "runtime.runCleanups") {
+    // The border between what panicked and what was deferred; it is never the innermost of a goroutine that is parked.
+    if matches!(name, "runtime.runFinalizers" | "runtime.runCleanups" | "runtime.gopanic") {
         return true;
     }
     name.contains('.') && (!name.starts_with("runtime.") || is_exported_runtime(name))

@@ -76,8 +76,15 @@ impl Profile<'_> {
 
 pub(crate) fn run(args: &ProfileArgs) -> Result<ExitCode, Failure> {
     let mut output = output(args)?;
+    if args.duration.is_zero() {
+        return Err(Failure::new(
+            USAGE,
+            "--for 0: give the time that the profile is to be of, for example 30s",
+        ));
+    }
     let target = Target::open(args.pid)?;
     let binary = understand(&target)?;
+    check_states(&args.state, &binary.layout().wait_reasons)?;
     let runtime = Runtime::open(&target, &binary)?;
     // Memory is read and CPUs are sampled: there is no probe to take off.
     let signals = signals::watch(Detacher::default())?;
@@ -89,7 +96,7 @@ pub(crate) fn run(args: &ProfileArgs) -> Result<ExitCode, Failure> {
         system: args.system,
     };
     let mut profiler = Profiler::new(&target, &runtime, options);
-    eprintln!("profiling process {} for {}; Ctrl-C ends it early", args.pid, duration(nanos(args)));
+    errln!("profiling process {} for {}; Ctrl-C ends it early", args.pid, duration(nanos(args)));
     let summary = profiler.run(signals.flag())?;
     let mut profile = Profile {
         target: &target,
@@ -114,8 +121,35 @@ pub(crate) fn run(args: &ProfileArgs) -> Result<ExitCode, Failure> {
         .and_then(|()| output.flush())
         .or_else(|e| if e.kind() == std::io::ErrorKind::BrokenPipe { Ok(()) } else { Err(e) })
         .map_err(|e| Failure::new(BACKEND, format!("tried to write the profile: {e}")))?;
-    eprintln!("{}", closing(&profile));
+    errln!("{}", closing(&profile));
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses states that no goroutine can have, given the reasons to wait of the process's Go.
+fn check_states(states: &[String], reasons: &[String]) -> Result<(), Failure> {
+    let known = |state: &String| {
+        Class::ALL.iter().any(|class| class.name() == state)
+            || reasons.iter().any(|reason| reason.contains(state))
+    };
+    match states.iter().find(|state| !known(state)) {
+        None => Ok(()),
+        Some(state) => {
+            let names: Vec<&str> = Class::ALL.iter().map(|class| class.name()).collect();
+            Err(Failure::new(
+                USAGE,
+                format!(
+                    "--state {state}: there is no such state; there are {}, and a part of a reason to wait: {}",
+                    names.join(", "),
+                    reasons
+                        .iter()
+                        .filter(|reason| !reason.is_empty())
+                        .cloned()
+                        .collect::<Vec<_>>()
+                        .join(", ")
+                ),
+            ))
+        }
+    }
 }
 
 fn nanos(args: &ProfileArgs) -> u64 {
@@ -163,6 +197,12 @@ fn closing(profile: &Profile<'_>) -> String {
         profile.rate(),
         profile.own_share() * 100.0
     );
+    if profile.args.rate.is_none() && profile.own_share() > profile.args.cpu {
+        text.push_str(&format!(
+            ", more than the {:.1} % of --cpu: the first look takes every stack, whatever it costs; a longer profile makes up for it",
+            profile.args.cpu * 100.0
+        ));
+    }
     let looks = &summary.looks;
     for (count, what) in [
         (looks.torn, "stacks changed while they were read (their time is there, without a stack)"),

@@ -22,6 +22,9 @@ use super::json;
 /// The shortest interval: a look at many goroutines takes some milliseconds.
 const SHORTEST: Duration = Duration::from_millis(10);
 
+/// A stop of the world that is still there, or there again, after so long may be one that lasts.
+const MOMENT: Duration = Duration::from_millis(5);
+
 /// One look, with what the process's host says of it.
 pub(super) struct Report<'a> {
     subject: &'a Subject,
@@ -54,7 +57,12 @@ pub(crate) fn run(args: &StatsArgs) -> Result<ExitCode, Failure> {
     let binary = subject.understand()?;
     let runtime = subject.runtime(&binary)?;
     let look = |earlier: Option<&Stats>| {
-        let stats = runtime.stats()?;
+        let mut stats = runtime.stats()?;
+        // A stop for some microseconds, as each GC cycle has, is not worth waking anybody.
+        if stats.scheduler.stop_wanted && subject.process().is_some() {
+            std::thread::sleep(MOMENT);
+            stats = runtime.stats()?;
+        }
         Ok::<_, RuntimeError>(Report {
             subject: &subject,
             binary: &binary,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use gotrail::memory::stats::{Histogram, PState};
+use gotrail::memory::stats::{Histogram, PState, Phase};
 use gotrail::text::{bytes, duration, printable};
 
 use super::Report;
@@ -124,7 +124,10 @@ fn gc(report: &Report<'_>, out: &mut String) {
     line!(
         out,
         "\nGC           {}; {} cycles, {} of them forced; {ago}",
-        gc.phase.name(),
+        match gc.phase {
+            Phase::Off => "not in a cycle",
+            phase => phase.name(),
+        },
         gc.cycles,
         gc.forced
     );
