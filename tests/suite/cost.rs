@@ -54,17 +54,17 @@ fn float(value: &Value, field: &str) -> f64 {
 }
 
 /// The largest excess of the predicted loss over the budget in any ten seconds, as a share of that budget.
-fn worst(report: &Report) -> (f64, f64) {
+fn worst(report: &Report, share: f64) -> (f64, f64) {
     let rows: Vec<(f64, f64, f64)> = report
         .lines_of("cost")
         .map(|line| (float(line, "at_ns"), float(line, "target_cpu_ns"), float(line, "predicted_ns")))
         .collect();
-    assert!(rows.len() > 20, "{} cost lines", rows.len());
+    assert!(rows.len() > 8, "{} cost lines", rows.len());
     let mut worst = (f64::MIN, 0.0);
     for (i, first) in rows.iter().enumerate() {
         for last in rows[i..].iter().take_while(|row| row.0 - first.0 <= TEN_SECONDS) {
             let (cpu, lost) = (last.1 - first.1, last.2 - first.2);
-            let allowed = f64::max(SHARE * cpu, NEGLIGIBLE * TEN_SECONDS);
+            let allowed = f64::max(share * cpu, NEGLIGIBLE * TEN_SECONDS);
             if lost - allowed > worst.0 {
                 worst = (lost - allowed, lost / cpu);
             }
@@ -101,7 +101,7 @@ fn root_cost_1_a_hostile_target_costs_no_more_than_the_budget() {
     tell(&mut target, "end");
     assert!(target.wait().unwrap().success(), "{}", target.words());
 
-    let (excess, share) = worst(&report);
+    let (excess, share) = worst(&report, SHARE);
     let summary = report.summary().unwrap();
     println!(
         "worst ten seconds: {:.1} ms beyond the budget at {:.2} % of the CPU time; in all {:.2} %",
@@ -135,6 +135,89 @@ fn root_cost_1_a_hostile_target_costs_no_more_than_the_budget() {
     assert!(low < high, "{sampled}");
     let windows = report.lines_of("window").count();
     assert!(windows > 5, "{windows} windows");
+}
+
+#[test]
+fn root_cost_1_switches_come_in_bursts_that_the_budget_pays_for() {
+    // Some millions of switches a second: in bursts at all only with more than usual.
+    const PERCENT: f64 = 10.0;
+    needs!(Need::Fixtures, Need::Root);
+    let mut target = start();
+    tell(&mut target, "switch");
+    let options = ["--switches", "bursts", "--budget", &PERCENT.to_string(), "--ring-kib", "65536"];
+    let mut attach = Attach::start(target.pid(), &options).unwrap();
+    await_kind(&mut attach, "window");
+    sleep(Duration::from_secs(10));
+    let report = attach.stop().unwrap();
+    tell(&mut target, "end");
+    report.check_balance().unwrap();
+    let (excess, share) = worst(&report, PERCENT / 100.0);
+    println!("worst ten seconds: {:.1} ms beyond the budget, {:.2} %", excess / 1e6, share * 100.0);
+    assert!(excess < REACTION, "{:.1} ms beyond the budget", excess / 1e6);
+
+    let summary = report.summary().unwrap();
+    let windows: Vec<&Value> = report.lines_of("window").collect();
+    assert!(windows.len() > 5, "{} bursts", windows.len());
+    assert!(windows.iter().all(|window| window["tier"] == "T3"), "{windows:?}");
+    // Each hit fell into a burst that was told, and each burst is a stretch with two ends.
+    let switches = &summary["switches"];
+    let counts = [("go_park", "parks"), ("go_ready", "ready"), ("go_run", "runs")];
+    let told: u64 = windows
+        .iter()
+        .flat_map(|window| counts.map(|(probe, _)| window["hits"][probe].as_u64().unwrap_or(0)))
+        .sum();
+    let counted: u64 =
+        counts.iter().map(|(_, name)| number(switches, &format!("/hits/{name}")).unwrap()).sum();
+    assert!(counted > 1000, "{switches}");
+    assert_eq!(told, counted, "{switches}");
+    let stretches = switches["stretches"].as_array().unwrap();
+    assert_eq!(stretches.len(), windows.len(), "{switches}");
+    for pair in stretches.windows(2) {
+        assert!(number(&pair[0], "/end_ns").unwrap() <= number(&pair[1], "/begin_ns").unwrap(), "{switches}");
+    }
+    let parks = &switches["sampled"]["parks"];
+    assert!(float(parks, "low") < float(parks, "high"), "{switches}");
+    bpf::check_no_orphans().unwrap();
+}
+
+#[test]
+fn root_cost_1_a_stopped_gotrail_ends_the_switches_that_were_asked_for() {
+    // The lease, and what a busy machine adds.
+    const LEASE: Duration = Duration::from_millis(2000 + 1000);
+    const STOPPED: Duration = Duration::from_secs(5);
+    needs!(Need::Fixtures, Need::Root);
+    let mut target = start();
+    tell(&mut target, "switch");
+    let options = ["--switches", "60s", "--budget", "100", "--ring-kib", "65536"];
+    let mut attach = Attach::start(target.pid(), &options).unwrap();
+    let asked = await_kind(&mut attach, "asked");
+    assert!(float(&asked, "predicted_share") > SHARE, "{asked}");
+    let all = code::changes(target.pid()).unwrap();
+    attach.process().signal(Signal::STOP).unwrap();
+    let begun = Instant::now();
+    while code::changes(target.pid()).unwrap().len() == all.len() {
+        assert!(begun.elapsed() < LEASE, "the probes stay");
+        sleep(LOOK);
+    }
+    println!("the dear probes went {:?} after SIGSTOP", begun.elapsed());
+    sleep(STOPPED.saturating_sub(begun.elapsed()));
+    attach.process().signal(Signal::CONT).unwrap();
+    let gap = attach.await_line("the gap", |line| line["type"] == "gap" && line["tier"] == "T3").unwrap();
+    println!("{}", gap["message"]);
+    let length = u128::from(number(&gap, "/length_ns").unwrap());
+    assert!(length > (STOPPED - LEASE).as_nanos(), "{gap}");
+    assert_eq!(code::changes(target.pid()).unwrap(), all, "the probes are back");
+    sleep(Duration::from_millis(300));
+    let report = attach.stop().unwrap();
+    tell(&mut target, "end");
+    report.check_balance().unwrap();
+    // Nothing was observed from the end of the lease on, and the gap lies between two stretches.
+    let stretches = report.summary().unwrap()["switches"]["stretches"].as_array().unwrap();
+    assert_eq!(stretches.len(), 2, "{stretches:?}");
+    let (end, begin) =
+        (number(&stretches[0], "/end_ns").unwrap(), number(&stretches[1], "/begin_ns").unwrap());
+    assert!(u128::from(begin - end) > (STOPPED - LEASE).as_nanos(), "{stretches:?}");
+    bpf::check_no_orphans().unwrap();
 }
 
 /// A target that spawns, watched in windows; and what the second tier changes in its code.

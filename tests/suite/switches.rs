@@ -316,8 +316,8 @@ fn root_loss_1_a_storm_in_a_tiny_ring_is_accounted_for_to_the_event() {
 fn root_loss_1_the_time_that_was_asked_for_is_a_stretch_with_two_ends() {
     needs!(Need::Fixtures, Need::Root);
     each(&builds("switches", &["1.27.3"], &["default"]).unwrap(), 1, |build| {
-        let mut target = build.start_ready(&["-storm", "3s"]).unwrap();
-        let mut attach = Attach::start(target.pid(), &["--budget", "100", "--switches", "500ms"]).unwrap();
+        let mut target = build.start_ready(&["-storm", "4s"]).unwrap();
+        let mut attach = Attach::start(target.pid(), &["--budget", "100", "--switches", "2s"]).unwrap();
         target.tell("").unwrap();
         attach.await_line("`switches_ended`", |line| line["type"] == "switches_ended").unwrap();
         // It goes on without us.
@@ -329,7 +329,8 @@ fn root_loss_1_the_time_that_was_asked_for_is_a_stretch_with_two_ends() {
         let summary = switches(&report);
         assert_eq!(array(summary, "/stretches").unwrap().len(), 1, "{summary}");
         let observed = number(summary, "/observed_ns").unwrap();
-        assert!((500_000_000..2_000_000_000).contains(&observed), "{observed} ns observed");
+        // The programs know when it ends.
+        assert!(observed.abs_diff(2_000_000_000) < 1_000_000, "{observed} ns observed");
         assert!(number(summary, "/hits/parks").unwrap() > 0, "{summary}");
         // Who was parked at the end is told to be cut off, and has no wait.
         assert!(number(summary, "/unmeasured/waits_cut_off").unwrap() <= 8, "{summary}");

@@ -8,7 +8,7 @@ pub use switches::*;
 
 /// Version of everything in this module. A program that finds another version in [`ProcConfig`] ignores
 /// the process and counts the hit as [`ProbeCounters::refused`].
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Name of the hash map `tgid (u32) -> ProcConfig`.
 pub const MAP_PROCESSES: &str = "PROCESSES";
@@ -271,12 +271,14 @@ pub struct ProcConfig {
     pub g_waitreason: u32,
     /// Number of the stretch of T3 that is being observed: waits begun in another one are not gone on with.
     pub epoch: u32,
+    /// Until when that stretch lasts at the longest, `CLOCK_MONOTONIC` ns.
+    pub switches_until_ns: u64,
     /// Where in the process calls of `gogo` return to that resume a goroutine which never ceased to run; 0 none.
     pub resumes: [u64; MAX_RESUMES],
     /// Where calls of `gogo` return to that hand over between coroutines; 0 none.
     pub coroutine_calls: [u64; MAX_COROUTINE_CALLS],
 }
-const _: () = assert!(size_of::<ProcConfig>() == 184);
+const _: () = assert!(size_of::<ProcConfig>() == 192);
 
 /// Counters of one probe of one process on one CPU.
 ///

@@ -29,6 +29,14 @@ pub fn switch_counters(config: &ProcConfig) -> Option<&'static SwitchCounters> {
     Some(unsafe { &*counters })
 }
 
+/// A trap of T3 outside of a stretch.
+#[inline(always)]
+pub fn outside(config: &ProcConfig) {
+    if let Some(counters) = switch_counters(config) {
+        add(&raw const counters.outside, 1);
+    }
+}
+
 /// The id of the stack that a goroutine parks with, 0 if it can't have one, and `FLAG_` bits.
 #[inline(always)]
 pub fn stack_of(
@@ -42,6 +50,7 @@ pub fn stack_of(
         return (0, FLAG_PARTIAL);
     }
     let stack = identify(park, u64::from(config.slot), &UserMemory);
+    add(&raw const counts.frames, u64::from(stack.frames));
     if stack.flags & FLAG_PARTIAL != 0 {
         add(&raw const counts.partial, 1);
     }

@@ -107,13 +107,15 @@ pub struct StackId {
     pub hash: u64,
     /// `FLAG_` bits.
     pub flags: u8,
+    /// Frames that were walked.
+    pub frames: u32,
 }
 
 /// Follows frame pointers from where a goroutine left its stack, and hashes the program counters. `seed` keeps the
 /// stacks of two processes apart.
 #[inline(always)]
 pub fn identify<M: Memory>(park: &Park, seed: u64, memory: &M) -> StackId {
-    let mut walk = Hashing { memory, bp: park.bp, hash: mix(seed, park.pc), flags: 0 };
+    let mut walk = Hashing { memory, bp: park.bp, hash: mix(seed, park.pc), frames: 0, flags: 0 };
     M::repeat(MAX_SWITCH_FRAMES as u32, &mut walk);
     // The finalizer of MurmurHash3: every bit of the input changes every bit of the id.
     let mut hash = walk.hash;
@@ -122,7 +124,7 @@ pub fn identify<M: Memory>(park: &Park, seed: u64, memory: &M) -> StackId {
     hash ^= hash >> 33;
     hash = hash.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     hash ^= hash >> 33;
-    StackId { id: (hash as u32).max(1), hash, flags: walk.flags }
+    StackId { id: (hash as u32).max(1), hash, flags: walk.flags, frames: walk.frames }
 }
 
 /// Follows them again and keeps the program counters.
@@ -158,6 +160,7 @@ struct Hashing<'a, M> {
     memory: &'a M,
     bp: u64,
     hash: u64,
+    frames: u32,
     flags: u8,
 }
 
@@ -167,6 +170,7 @@ impl<M: Memory> Step for Hashing<'_, M> {
         match frame(self.memory, self.bp) {
             Ok(Some((pc, next))) => {
                 self.hash = mix(self.hash, pc);
+                self.frames += 1;
                 self.bp = next;
                 true
             }

@@ -5,11 +5,12 @@ use aya_ebpf::programs::ProbeContext;
 use tracer_ebpf::decide::{crash, current, header, is_crash, is_stacked, lifetime, plain, stacked};
 use tracer_ebpf::{
     ABI_VERSION, COOKIE_STACK_CHECK, CrashEvent, EventHeader, FLAG_PARTIAL, PlainEvent, Probe, ProcConfig,
-    StackEvent, TIER_T1, TIER_T2,
+    StackEvent, TIER_T1, TIER_T2, TIER_T3,
 };
 
 use crate::kernel::{UserMemory, cookie, current_ids, now_ns, register, registers, stack_check_fails};
 use crate::maps::{Counters, counters, emit, next_sequence, process};
+use crate::stacks::outside;
 
 pub struct Hit {
     pub config: &'static ProcConfig,
@@ -24,6 +25,11 @@ pub struct Hit {
 pub fn filter(ctx: &ProbeContext, tier: u32) -> Option<Hit> {
     let pid_tgid = current_ids();
     let config = process((pid_tgid >> 32) as u32)?;
+    let now = now_ns();
+    if tier == TIER_T3 && (config.tiers & tier == 0 || now >= config.switches_until_ns) {
+        outside(config);
+        return None;
+    }
     if config.tiers & tier == 0 {
         return None;
     }
@@ -42,7 +48,7 @@ pub fn filter(ctx: &ProbeContext, tier: u32) -> Option<Hit> {
     let cpu = unsafe { bpf_get_smp_processor_id() };
     #[cfg(feature = "log")]
     aya_log_ebpf::debug!(ctx, "probe {} of {}", probe, pid_tgid >> 32);
-    let header = header(probe, now_ns(), pid_tgid, cpu, 0);
+    let header = header(probe, now, pid_tgid, cpu, 0);
     Some(Hit { config, counters, header, cookie })
 }
 

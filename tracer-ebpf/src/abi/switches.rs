@@ -100,8 +100,12 @@ pub struct SwitchCounters {
     pub closed: u64,
     /// Wake-ups and runs of goroutines whose wait was not seen to begin.
     pub unmatched: u64,
+    /// Traps of T3 outside of a stretch of observation: they cost the target a trap, and nothing is made of them.
+    pub outside: u64,
+    /// Frames that were walked to tell stacks apart: what a park costs depends on them.
+    pub frames: u64,
 }
-const _: () = assert!(size_of::<SwitchCounters>() == 80);
+const _: () = assert!(size_of::<SwitchCounters>() == 96);
 
 /// A wait that is being measured in the kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]

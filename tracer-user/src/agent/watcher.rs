@@ -58,14 +58,23 @@ pub struct Options {
     pub thresholds: Thresholds,
     /// How the probes are attached.
     pub probes: crate::probe::Options,
-    /// How long switches between goroutines are observed, from attach on; `None`: not at all. Not kept within the budget.
-    pub switches_for: Option<Duration>,
+    /// How switches between goroutines are observed; `None`: not at all.
+    pub switches: Option<SwitchesFor>,
+}
+
+/// How switches between goroutines are observed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SwitchesFor {
+    /// All of them for this long from attach on, whatever that costs.
+    Time(Duration),
+    /// In bursts, as the budget allows.
+    Bursts,
 }
 
 /// A snapshot may take this share of the time at most.
 const SNAPSHOT_SHARE: u32 = 20;
 /// Batches of switches taken in at one step: many come at once, and the rest must not wait for them.
-const SWITCH_BATCHES: usize = 256;
+const SWITCH_BATCHES: usize = 64;
 /// How long one step waits for records.
 const STEP: Duration = Duration::from_millis(20);
 
@@ -136,8 +145,8 @@ pub struct Watcher {
     session: Session,
     stream: Option<Stream>,
     switches: Option<SwitchStream>,
-    /// When the observation of switches ends.
-    switches_until: Option<Instant>,
+    /// When the observation of switches ends that was asked for, if nobody was told yet.
+    switches_until_ns: Option<u64>,
     watch: Watch,
     process: Process,
     ledger: Ledger,
@@ -169,15 +178,16 @@ impl Watcher {
         let bias = runtime.bias();
         let begun = (Instant::now(), runtime.goids());
         let mut probes = options.probes;
-        if options.switches_for.is_some() {
+        if let Some(switches) = options.switches {
             probes.tiers |= TIER_T3;
+            probes.switches_for = match switches {
+                SwitchesFor::Time(time) => Some(time),
+                SwitchesFor::Bursts => None,
+            };
         }
         let plan = binary.plan(probes.tiers);
         probes.first_lease = first_lease(&runtime, &begun);
-        let (mut session, stream, switches) = Session::attach(&target, &binary, bias, plan, probes)?;
-        if options.switches_for.is_some() {
-            session.begin_switches()?;
-        }
+        let (session, stream, switches) = Session::attach(&target, &binary, bias, plan, probes)?;
         let pid = target.pid();
         let governor = Running::start(Subject {
             pid,
@@ -185,10 +195,12 @@ impl Watcher {
             bias,
             share: options.budget,
             plan: session.plan().clone(),
-            tiers: options.probes.tiers,
+            tiers: probes.tiers,
             counters: session.counters(),
             leases: session.leases().cloned(),
             detacher: session.detacher(),
+            stretches: session.stretches(),
+            switches_until_ns: session.switches_until_ns(),
         })
         .map_err(|error| ProbeError::Thread { what: "the governor of the probes' cost", error })?;
         let goids = Runtime::reopen(pid, &binary, bias).goids().ok();
@@ -211,7 +223,7 @@ impl Watcher {
             lost: 0,
             stream: Some(stream),
             switches: Some(switches),
-            switches_until: options.switches_for.map(|time| Instant::now() + time),
+            switches_until_ns: session.switches_until_ns(),
             exit: None,
             last_snapshot_took: Duration::ZERO,
             target,
@@ -303,9 +315,8 @@ impl Watcher {
             return notices;
         }
         let now = Instant::now();
-        if self.switches_until.is_some_and(|end| now >= end) {
-            self.switches_until = None;
-            self.session.end_switches();
+        if self.switches_until_ns.is_some_and(|end| monotonic_ns() >= end) && self.switches_are_off() {
+            self.switches_until_ns = None;
             notices.push(Notice::SwitchesEnded);
         }
         if now >= self.next_check {
@@ -321,6 +332,14 @@ impl Watcher {
             self.look(&mut notices);
         }
         notices
+    }
+
+    /// Whether the probes of switches are off whose time is over: the governor takes off what is had by lease.
+    fn switches_are_off(&self) -> bool {
+        if self.session.leases().is_none_or(|leases| !leases.has(TIER_T3)) {
+            self.session.end_switches();
+        }
+        self.tiers() & TIER_T3 == 0
     }
 
     fn receive(&mut self) {
@@ -443,7 +462,7 @@ impl Watcher {
                         self.process.begin_gap();
                     }
                 }
-                Step::Mode { .. } | Step::Refused { .. } | Step::Priced { .. } => {}
+                Step::Mode { .. } | Step::Asked { .. } | Step::Refused { .. } | Step::Priced { .. } => {}
             }
             notices.push(Notice::Governed(step));
         }
@@ -454,12 +473,18 @@ impl Watcher {
         if stretch.tier == TIER_T2 {
             self.process.begin_gap();
         }
+        let count = |wanted: &[Probe]| {
+            stretch.hits.iter().filter(|(probe, _)| wanted.contains(probe)).map(|(_, n)| n).sum()
+        };
         if stretch.sampled && stretch.tier == TIER_T2 {
-            let count = |wanted: Probe| {
-                stretch.hits.iter().filter(|(probe, _)| *probe == wanted).map(|(_, n)| n).sum()
-            };
             let seconds = (stretch.end_ns - stretch.begin_ns) as f64 / 1e9;
-            self.process.sample(seconds, count(Probe::GoCreate), count(Probe::GoExit));
+            self.process.sample(seconds, count(&[Probe::GoCreate]), count(&[Probe::GoExit]));
+        } else if stretch.sampled && stretch.tier == TIER_T3 && stretch.end_ns > stretch.begin_ns {
+            let seconds = (stretch.end_ns - stretch.begin_ns) as f64 / 1e9;
+            let sampled = &mut self.process.switches.sampled;
+            sampled.parks.add(seconds, count(&[Probe::GoPark]));
+            sampled.readies.add(seconds, count(&[Probe::GoReady]));
+            sampled.runs.add(seconds, count(&[Probe::GoRun]));
         } else if !stretch.sampled && stretch.why != Why::Asked {
             self.gaps.push((stretch.tier, stretch.end_ns, stretch.why));
         }

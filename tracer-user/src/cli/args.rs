@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use gotrail::agent::{Options, Subject};
+use gotrail::agent::{Options, Subject, SwitchesFor};
 use gotrail::detect::Thresholds;
 use gotrail::probe::SwitchMode;
 
@@ -83,9 +83,10 @@ pub(crate) struct AttachArgs {
     #[arg(long, value_name = "PERCENT", default_value_t = 1.8)]
     pub(crate) budget: f64,
     /// Observe every switch between goroutines for this long, from attach on: how long who waits for what and where,
-    /// how long until it runs, who wakes it. Dear while it lasts, and not kept within the budget
-    #[arg(long, value_name = "TIME", value_parser = time)]
-    pub(crate) switches: Option<Duration>,
+    /// how long until it runs, who wakes it. Dear while it lasts, and not kept within the budget; what it costs is said.
+    /// `bursts`: all the time, but only in short bursts that the budget allows
+    #[arg(long, value_name = "TIME|bursts", value_parser = switches)]
+    pub(crate) switches: Option<SwitchesFor>,
     /// What to make of switches
     #[arg(long, value_enum, default_value_t = SwitchForm::Records, requires = "switches")]
     pub(crate) switches_as: SwitchForm,
@@ -147,7 +148,7 @@ impl AttachArgs {
             ));
         }
         Ok(Options {
-            switches_for: self.switches,
+            switches: self.switches,
             snapshot_every: self.snapshot_every,
             budget: self.budget / 100.0,
             thresholds: Thresholds {
@@ -166,6 +167,11 @@ impl AttachArgs {
             },
         })
     }
+}
+
+/// A time, or `bursts`.
+fn switches(text: &str) -> Result<SwitchesFor, String> {
+    if text == "bursts" { Ok(SwitchesFor::Bursts) } else { time(text).map(SwitchesFor::Time) }
 }
 
 /// `90s`, `5m`, `1m30s`; a number alone is seconds.

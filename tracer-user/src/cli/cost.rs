@@ -55,6 +55,16 @@ pub(crate) fn step(step: &Step) -> Option<Told> {
     match step {
         Step::Mode { tier, from, to, numbers } => Some(mode(*tier, *from, *to, numbers)),
         Step::Ended(stretch) => Some(window(stretch)),
+        Step::Asked { tier, left_ns, numbers } => {
+            let text = format!(
+                "observing {} costs about {:.1} % of the process's CPU time ({:.0} hits a second), as was asked for",
+                subject(*tier),
+                numbers.predicted * 100.0,
+                numbers.hits_per_second
+            );
+            let fields = json!({ "tier": tier_name(*tier), "left_ns": left_ns });
+            Some(Told::note("asked", text, with(numbers, fields)))
+        }
         Step::Refused { tier, why } => Some(Told::note(
             "refused",
             format!("{} can't be observed at the moment: {why}", subject(*tier)),
@@ -94,6 +104,9 @@ fn mode(tier: u32, from: Mode, to: Mode, numbers: &Numbers) -> Told {
                 numbers.budget * 100.0
             ),
         ),
+        Mode::Windows if tier == TIER_T3 => {
+            ("restored", format!("observed in bursts again: {subject}; {}", reckon(numbers)))
+        }
         Mode::Windows => (
             "demoted",
             format!(
@@ -103,7 +116,14 @@ fn mode(tier: u32, from: Mode, to: Mode, numbers: &Numbers) -> Told {
         ),
         Mode::Off => (
             "demoted",
-            format!("no longer observed, known from memory alone: {subject}; {}", reckon(numbers)),
+            if tier == TIER_T3 {
+                format!(
+                    "not observed for some seconds, since not even short bursts fit the budget: {subject}; {}",
+                    reckon(numbers)
+                )
+            } else {
+                format!("no longer observed, known from memory alone: {subject}; {}", reckon(numbers))
+            },
         ),
     };
     let fields = json!({ "tier": tier_name(tier), "from": from.name(), "to": to.name() });
@@ -229,6 +249,7 @@ pub(crate) fn ledger(ledger: &Ledger, budget: f64) -> Value {
         "target_cpu_ns": ledger.cpu_ns,
         "target_cpus": ledger.cpus,
         "predicted_ns": ledger.spent_ns,
+        "asked_ns": ledger.asked_ns,
         "predicted_share": (ledger.cpu_ns != 0).then(|| ledger.spent_ns as f64 / ledger.cpu_ns as f64),
         "budget_share": budget,
         "measured": ledger.measured,
@@ -250,9 +271,15 @@ pub(crate) fn summary(ledger: &Ledger, budget: f64) -> String {
     let how = if ledger.measured { "measured on this host" } else { "assumed" };
     let share = if ledger.cpu_ns == 0 { 0.0 } else { ledger.spent_ns as f64 * 100.0 / ledger.cpu_ns as f64 };
     // What counts for a target that uses next to nothing.
-    let floor = if share > budget * 100.0 { ", or 0.1 % of one CPU" } else { "" };
+    let governed = ledger.spent_ns.saturating_sub(ledger.asked_ns) as f64;
+    let floor = if governed > budget * ledger.cpu_ns as f64 { ", or 0.1 % of one CPU" } else { "" };
+    let asked = if ledger.asked_ns == 0 {
+        String::new()
+    } else {
+        format!(", {} of it for the switches that were asked for", duration(ledger.asked_ns))
+    };
     format!(
-        "about {} of the process's {} of CPU time, {share:.2} % (budget {:.1} %{floor}), by hits at {} each, {} with a stack ({how})",
+        "about {} of the process's {} of CPU time, {share:.2} % (budget {:.1} %{floor}{asked}), by hits at {} each, {} with a stack ({how})",
         duration(ledger.spent_ns),
         duration(ledger.cpu_ns),
         budget * 100.0,

@@ -90,7 +90,11 @@ impl Export {
             Step::Refused { .. } => "refused",
             Step::TakeOff { .. } => "taken off",
             Step::PutBack { .. } => "put back",
-            Step::Begun { .. } | Step::Ended(_) | Step::Relink { .. } | Step::Priced { .. } => return,
+            Step::Begun { .. }
+            | Step::Ended(_)
+            | Step::Asked { .. }
+            | Step::Relink { .. }
+            | Step::Priced { .. } => return,
         };
         *self.steps.entry(name).or_default() += 1;
     }

@@ -4,11 +4,13 @@ use std::collections::HashMap;
 
 use gotrail::agent::{Summary, Watcher};
 use gotrail::binary::Frame;
-use gotrail::model::{CallStack, Distribution, GoroutineSwitches, SiteWaits, Switches, WaitSite};
+use gotrail::model::{
+    CallStack, Distribution, GoroutineSwitches, SampledSwitches, Sampling, SiteWaits, Switches, WaitSite,
+};
 use gotrail::text::{duration, printable};
 use serde_json::{Value, json};
 
-use super::json;
+use super::{cost, json};
 
 /// Places of waiting in the summary for people, and in JSON.
 const PLACES: (usize, usize) = (10, 100);
@@ -108,6 +110,25 @@ impl<'a> Told<'a> {
         .collect()
     }
 
+    fn rates(&self) -> [(&'static str, Sampling); 3] {
+        let SampledSwitches { parks, readies, runs } = self.switches.sampled;
+        [("parks", parks), ("wake-ups", readies), ("runs", runs)]
+    }
+
+    /// What bursts say of all the time.
+    fn sampled(&self) -> Option<Value> {
+        let SampledSwitches { parks, readies, runs } = self.switches.sampled;
+        (parks.windows() != 0).then(|| {
+            json!({
+                "bursts": parks.windows(),
+                "observed_seconds": parks.seconds(),
+                "parks": cost::estimate(parks.rate()),
+                "ready": cost::estimate(readies.rate()),
+                "runs": cost::estimate(runs.rate()),
+            })
+        })
+    }
+
     fn hits(&self, name: &str) -> u64 {
         let probes = &self.summary.accounting.probes;
         probes.iter().find(|(probe, _)| probe.name() == name).map_or(0, |(_, account)| account.hits)
@@ -166,6 +187,22 @@ impl<'a> Told<'a> {
         for (what, count) in self.without_figures() {
             outln!("    not in these figures: {count} {what}");
         }
+        let sampled = &switches.sampled;
+        if sampled.parks.windows() != 0 {
+            let rates = self.rates().into_iter().filter_map(|(what, rate)| Some((what, rate.rate()?)));
+            let rates: Vec<String> = rates
+                .map(|(what, e)| format!("{:.0} {what} (95 %: {:.0} to {:.0})", e.per_second, e.low, e.high))
+                .collect();
+            outln!(
+                "    {} bursts: {}; waits longer than a burst are not in the figures",
+                sampled.parks.windows(),
+                if rates.is_empty() {
+                    "too few for rates".to_owned()
+                } else {
+                    format!("about {} a second", rates.join(", "))
+                }
+            );
+        }
     }
 
     /// For programs.
@@ -183,6 +220,7 @@ impl<'a> Told<'a> {
                 "begin_ns": stretch.begin_ns,
                 "end_ns": stretch.end_ns,
             })).collect::<Vec<_>>(),
+            "sampled": self.sampled(),
             // By the hits of the probes, so that they are right even where records were lost.
             "hits": {
                 "parks": self.hits("go_park"),
@@ -251,6 +289,7 @@ impl<'a> Told<'a> {
                 "open": account.open,
                 "unmatched": counters.unmatched,
             },
+            "traps_outside": counters.outside,
         })
     }
 }

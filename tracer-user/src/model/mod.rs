@@ -26,7 +26,8 @@ pub use reasons::{GcTrigger, StwReason, WaitClass};
 pub use sampling::{Estimate, Sampling};
 pub use stw::{Pause, PauseHistory, PauseSum};
 pub use switches::{
-    GoroutineSwitches, SiteWaits, Stretch, Switch, SwitchKind, Switches, Unmeasured, WaitSite,
+    GoroutineSwitches, SampledSwitches, SiteWaits, Stretch, Switch, SwitchKind, Switches, Unmeasured,
+    WaitSite,
 };
 pub use waitgraph::{Edge, Evidence, Ring, Thing, WaitGraph};
 pub use wall::{Activity, Bounds, Class, Row, Share, Wall};

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 
 use super::distribution::Distribution;
+use super::sampling::Sampling;
 
 /// Stretches remembered one by one.
 const STRETCHES: usize = 1024;
@@ -82,6 +83,14 @@ pub struct Stretch {
     pub end_ns: Option<u64>,
 }
 
+impl Stretch {
+    /// Its length, ns, if it has ended.
+    #[must_use]
+    pub fn length_ns(&self) -> Option<u64> {
+        Some(self.end_ns?.saturating_sub(self.begin_ns))
+    }
+}
+
 /// What one goroutine did while it was observed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct GoroutineSwitches {
@@ -146,6 +155,17 @@ pub struct Unmeasured {
     pub dropped: u64,
 }
 
+/// What bursts of observation say of all the time.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SampledSwitches {
+    /// Parks.
+    pub parks: Sampling,
+    /// Wake-ups by `ready`.
+    pub readies: Sampling,
+    /// Runs.
+    pub runs: Sampling,
+}
+
 /// A goroutine that is parked or runnable.
 #[derive(Clone, Copy, Debug)]
 struct Waiting {
@@ -185,7 +205,11 @@ pub struct Switches {
     pub stacks: HashMap<u32, (Box<[u64]>, bool)>,
     /// What is not in the figures.
     pub unmeasured: Unmeasured,
+    /// Parks, wake-ups and runs in bursts of observation.
+    pub sampled: SampledSwitches,
     waiting: HashMap<u64, Waiting>,
+    /// Length of the stretches that are no longer remembered, ns.
+    earlier_ns: u64,
     /// Waits that began before this are across lost records.
     reliable_from_ns: u64,
 }
@@ -200,7 +224,7 @@ impl Switches {
     /// How long all stretches lasted, ns, as far as they have ended.
     #[must_use]
     pub fn observed_ns(&self) -> u64 {
-        self.stretches.iter().filter_map(|s| Some(s.end_ns?.saturating_sub(s.begin_ns))).sum()
+        self.earlier_ns + self.stretches.iter().filter_map(Stretch::length_ns).sum::<u64>()
     }
 
     /// All distributions of the time from wake-up to run together.
@@ -219,14 +243,19 @@ impl Switches {
             SwitchKind::Begin => {
                 self.forget_open();
                 if self.stretches.len() == STRETCHES {
-                    self.stretches.remove(0);
+                    let gone = self.stretches.remove(0);
+                    self.earlier_ns += gone.length_ns().unwrap_or(0);
                 }
                 self.stretches.push(Stretch { begin_ns: now, end_ns: None });
             }
             SwitchKind::End => {
-                self.forget_open();
-                if let Some(last) = self.stretches.last_mut() {
-                    last.end_ns.get_or_insert(now);
+                // Where the drain is far behind, an end may come after the begin of the next one.
+                let ended = self.stretches.iter().rposition(|stretch| stretch.begin_ns <= now);
+                if ended.is_some_and(|ended| ended + 1 == self.stretches.len()) {
+                    self.forget_open();
+                }
+                if let Some(stretch) = ended.and_then(|ended| self.stretches.get_mut(ended)) {
+                    stretch.end_ns.get_or_insert(now);
                 }
             }
             SwitchKind::Gap { until_ns, lost } => {
@@ -399,6 +428,34 @@ mod tests {
         assert_eq!(model.unseen_wakes[&14], 1);
         assert_eq!(model.sites[&SITE].until_run.total_ns, 350);
         assert_eq!((model.runs, model.other_runs), (2, 1), "it yielded");
+    }
+
+    #[test]
+    fn an_end_that_comes_late_is_that_of_its_own_stretch() {
+        let late = told(&[
+            (0, 0, SwitchKind::Begin),
+            (100, 7, PARK),
+            (900, 0, SwitchKind::Begin),
+            (910, 8, PARK),
+            (200, 0, SwitchKind::End),
+            (940, 8, RUN),
+            (950, 0, SwitchKind::End),
+        ]);
+        let ends: Vec<_> = late.stretches.iter().map(|stretch| stretch.end_ns).collect();
+        assert_eq!(ends, [Some(200), Some(950)]);
+        assert_eq!((late.observed_ns(), late.unmeasured.cut_off), (250, 1));
+        assert_eq!(late.sites[&SITE].until_run.total_ns, 30);
+    }
+
+    #[test]
+    fn cost_2_of_very_many_stretches_the_length_is_kept() {
+        let mut model = Switches::default();
+        for i in 0..STRETCHES as u64 + 10 {
+            for (time_ns, kind) in [(i * 10, SwitchKind::Begin), (i * 10 + 3, SwitchKind::End)] {
+                model.apply(&Switch { time_ns, goid: 0, kind });
+            }
+        }
+        assert_eq!((model.stretches.len(), model.observed_ns()), (STRETCHES, (STRETCHES as u64 + 10) * 3));
     }
 
     #[test]

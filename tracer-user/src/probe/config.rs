@@ -61,6 +61,7 @@ pub(super) fn config(binary: &GoBinary, plan: &Plan, bias: u64, slot: u32, optio
         g_labels: g.labels,
         g_waitreason: g.waitreason,
         epoch: 0,
+        switches_until_ns: 0,
         resumes: in_process(&plan.resumes, bias),
         coroutine_calls: in_process(&plan.coroutine_calls, bias),
     }

@@ -13,8 +13,8 @@ use aya::programs::perf_event::{
 };
 use aya::util::online_cpus;
 use tracer_ebpf::{
-    GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_COUNTERS, MAP_EVENTS, MAP_OPEN_WAITS,
-    MAP_PROCESSES, MAP_STACKS, MAP_SUMS, MAP_THREADS, MAX_THREADS, Probe, ProcConfig, TIER_CPU,
+    GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_EVENTS, MAP_OPEN_WAITS, MAP_PROCESSES,
+    MAP_STACKS, MAP_SUMS, MAP_THREADS, MAX_THREADS, Probe, ProcConfig, TIER_CPU,
 };
 
 use super::config::{Wire, config};
@@ -23,7 +23,7 @@ use super::error::ProbeError;
 use super::kernel::Kernel;
 use super::losses::{Accounting, Counters, SwitchAccount};
 use super::object::object;
-use super::session::{Options, kernel_error, pid_namespace, take};
+use super::session::{Options, kernel_error, open_counters, pid_namespace, take};
 use crate::binary::{GoBinary, Plan};
 use crate::model::OnCpu;
 use crate::record::decode_sample;
@@ -95,8 +95,7 @@ impl CpuSamples {
                 why: "it ended, runs another executable now, or its file was written to".to_owned(),
             });
         }
-        let counters = Counters::open(take(&mut ebpf, MAP_COUNTERS, &kernel)?, SLOT)
-            .map_err(|e| error("open the counters", &e))?;
+        let counters = open_counters(&mut ebpf, SLOT, &kernel)?;
         let links = link(&mut ebpf, &kernel)?;
         Ok(Self {
             counters,

@@ -70,16 +70,42 @@ impl Item for Switch {
     }
 }
 
-/// What is put into the stream from this side of the ring.
+/// What is put into the stream from this side of the ring. Clones are the same.
 #[derive(Debug)]
-struct Marks<T> {
+pub(super) struct Marks<T>(Arc<Mutex<Waiting<T>>>);
+
+impl<T> Clone for Marks<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> Marks<T> {
+    /// Puts a mark into the stream, before the records that are made from now on.
+    pub(super) fn before(&self, mark: T) {
+        self.waiting().before.push(mark);
+    }
+
+    /// Puts a mark into the stream, behind the records that were made until now.
+    pub(super) fn behind(&self, mark: T) {
+        self.waiting().behind.push(mark);
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting<T>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Marks that the drain has not taken yet.
+#[derive(Debug)]
+struct Waiting<T> {
     /// Before records that are made from now on.
     before: Vec<T>,
     /// Behind all records that were made until now.
     behind: Vec<T>,
 }
 
-impl<T> Default for Marks<T> {
+impl<T> Default for Waiting<T> {
     fn default() -> Self {
         Self { before: Vec::new(), behind: Vec::new() }
     }
@@ -90,7 +116,7 @@ impl<T> Default for Marks<T> {
 pub(super) struct Drain<T> {
     stop: Arc<AtomicBool>,
     seen: Arc<Mutex<Seen>>,
-    marks: Arc<Mutex<Marks<T>>>,
+    marks: Marks<T>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -106,7 +132,7 @@ impl<T: Item> Drain<T> {
         let (sender, receiver) = sync_channel(QUEUE);
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let marks = Arc::new(Mutex::new(Marks::default()));
+        let marks = Marks(Arc::default());
         let worker = Worker {
             ring,
             bias,
@@ -114,7 +140,7 @@ impl<T: Item> Drain<T> {
             on_tick,
             sequences: HashMap::new(),
             seen: Arc::clone(&seen),
-            marks: Arc::clone(&marks),
+            marks: marks.clone(),
             missing: 0,
             pending: Vec::with_capacity(BATCH),
         };
@@ -124,14 +150,9 @@ impl<T: Item> Drain<T> {
         Ok((Self { stop, seen, marks, thread: Some(thread) }, receiver))
     }
 
-    /// Puts a mark into the stream, before the records that are made from now on.
-    pub(super) fn mark_before(&self, mark: T) {
-        self.marks.lock().unwrap_or_else(PoisonError::into_inner).before.push(mark);
-    }
-
-    /// Puts a mark into the stream, behind the records that were made until now.
-    pub(super) fn mark_behind(&self, mark: T) {
-        self.marks.lock().unwrap_or_else(PoisonError::into_inner).behind.push(mark);
+    /// What puts marks into the stream.
+    pub(super) fn marks(&self) -> Marks<T> {
+        self.marks.clone()
     }
 
     /// What was seen so far.
@@ -163,7 +184,7 @@ struct Worker<T> {
     /// Numbers seen of each CPU.
     sequences: HashMap<u16, Numbers>,
     seen: Arc<Mutex<Seen>>,
-    marks: Arc<Mutex<Marks<T>>>,
+    marks: Marks<T>,
     /// Numbers that were missing when the last batch was made.
     missing: u64,
     pending: Vec<T>,
@@ -189,7 +210,7 @@ impl<T: Item> Worker<T> {
     /// Takes what is in the ring; `false` if nobody listens any more.
     fn empty(&mut self, sender: &SyncSender<Vec<T>>, last: bool) -> bool {
         // Taken before the ring is read: what was made before such a mark is in the ring by now.
-        let mut behind = std::mem::take(&mut self.marks().behind);
+        let mut behind = std::mem::take(&mut self.marks.waiting().behind);
         loop {
             let (before, mut is_empty) = (self.pending.len(), false);
             let mut seen = Seen::default();
@@ -217,7 +238,7 @@ impl<T: Item> Worker<T> {
             self.add(&seen);
             self.mark_gap(before, missing);
             // Taken after the ring was read: what is made after such a mark is not in this batch, or sorted behind it.
-            let marks = std::mem::take(&mut self.marks().before);
+            let marks = std::mem::take(&mut self.marks.waiting().before);
             self.pending.extend(marks);
             let full = !is_empty;
             // Records of several CPUs interleave; the model wants them by time.
@@ -239,7 +260,7 @@ impl<T: Item> Worker<T> {
                     Err(TrySendError::Full(batch)) => {
                         // The consumer is behind: leave the rest in the ring until it has caught up.
                         self.pending = batch;
-                        self.marks().behind.splice(0..0, behind);
+                        self.marks.waiting().behind.splice(0..0, behind);
                         return true;
                     }
                     Err(TrySendError::Disconnected(_)) => return false,
@@ -249,10 +270,6 @@ impl<T: Item> Worker<T> {
                 return true;
             }
         }
-    }
-
-    fn marks(&self) -> MutexGuard<'_, Marks<T>> {
-        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Says in the stream that records are missing among those that were just taken.

@@ -71,7 +71,7 @@ impl SwitchAccount {
     }
 
     /// Sums the counters of all CPUs.
-    pub(super) fn sum(cpus: &[Wire<SwitchCounters>]) -> SwitchCounters {
+    fn sum(cpus: &[Wire<SwitchCounters>]) -> SwitchCounters {
         cpus.iter().fold(SwitchCounters::default(), |sum, Wire(cpu)| SwitchCounters {
             known: sum.known + cpu.known,
             new: sum.new + cpu.new,
@@ -83,6 +83,8 @@ impl SwitchAccount {
             opened: sum.opened + cpu.opened,
             closed: sum.closed + cpu.closed,
             unmatched: sum.unmatched + cpu.unmatched,
+            outside: sum.outside + cpu.outside,
+            frames: sum.frames + cpu.frames,
         })
     }
 }
@@ -138,6 +140,7 @@ impl Accounting {
 #[derive(Clone)]
 pub struct Counters {
     map: Arc<PerCpuArray<MapData, Wire<ProbeCounters>>>,
+    switches: Arc<PerCpuArray<MapData, Wire<SwitchCounters>>>,
     slot: u32,
 }
 
@@ -148,8 +151,9 @@ impl std::fmt::Debug for Counters {
 }
 
 impl Counters {
-    pub(super) fn open(map: Map, slot: u32) -> Result<Self, MapError> {
-        Ok(Self { map: Arc::new(PerCpuArray::try_from(map)?), slot })
+    pub(super) fn open(probes: Map, switches: Map, slot: u32) -> Result<Self, MapError> {
+        let (map, switches) = (PerCpuArray::try_from(probes)?, PerCpuArray::try_from(switches)?);
+        Ok(Self { map: Arc::new(map), switches: Arc::new(switches), slot })
     }
 
     /// The accounts of all probes that were hit; what was received is not known here.
@@ -157,6 +161,14 @@ impl Counters {
     pub fn read(&self) -> Vec<(Probe, ProbeAccount)> {
         let all = Probe::ALL.into_iter().map(|probe| (probe, self.account(probe)));
         all.filter(|(_, account)| account.hits != 0).collect()
+    }
+
+    /// What became of stacks and of waits measured in the kernel.
+    #[must_use]
+    pub fn switches(&self) -> SwitchCounters {
+        self.switches
+            .get(&self.slot, 0)
+            .map_or_else(|_| SwitchCounters::default(), |cpus| SwitchAccount::sum(&cpus))
     }
 
     /// Hits of one probe so far.

@@ -20,6 +20,7 @@ pub use keeper::{Leases, Report, Why};
 pub use kernel::{Kernel, Links};
 pub use losses::{Accounting, Counters, ProbeAccount, SwitchAccount};
 pub use session::{Detacher, Options, Session, Stream, SwitchMode, SwitchStream};
+pub use switching::Stretches;
 
 /// Runs as one of gotrail's own helpers, if this process was started as one: call it first of all in `main`. Whoever
 /// attaches needs it, since the helpers are the same executable run again.

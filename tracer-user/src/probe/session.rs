@@ -8,7 +8,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use aya::maps::{HashMap, PerCpuArray, PerCpuHashMap, RingBuf};
+use aya::maps::{HashMap, PerCpuHashMap, RingBuf};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{ProgramError, UProbe};
 use aya::{Ebpf, EbpfLoader};
@@ -16,8 +16,8 @@ use bytemuck::Zeroable as _;
 use tracer_ebpf::Probe;
 use tracer_ebpf::{
     GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_COUNTERS, MAP_EVENTS, MAP_OPEN_WAITS,
-    MAP_PROCESSES, MAP_STACKS, MAP_SUMS, MAP_SWITCH_COUNTERS, MAP_SWITCHES, OpenWait, Sum, SumKey,
-    SwitchCounters, TIER_T1, TIER_T2, TIER_T3, cookie,
+    MAP_PROCESSES, MAP_STACKS, MAP_SUMS, MAP_SWITCH_COUNTERS, MAP_SWITCHES, OpenWait, Sum, SumKey, TIER_T1,
+    TIER_T2, TIER_T3, cookie,
 };
 
 use super::config::{Wire, config};
@@ -27,10 +27,10 @@ use super::keeper::{Leases, Program};
 use super::kernel::{Kernel, Links};
 use super::losses::{Accounting, Counters, SwitchAccount};
 use super::object::object;
-use super::switching::Switching;
+use super::switching::{Stretches, Switching};
 use crate::binary::{GoBinary, Plan, Site, Unavailable};
-use crate::memory::{LiveMemory, Reader as _};
-use crate::model::{Event, Switch, SwitchKind};
+use crate::memory::{LiveMemory, Reader as _, monotonic_ns};
+use crate::model::{Event, Switch};
 use crate::target::Target;
 
 /// The slot of the one process of a session.
@@ -38,6 +38,9 @@ const SLOT: u32 = 0;
 
 /// How long a keeper may take to put the first probes on: it has to start, and the machine may be busy.
 const KEEPER_STARTS_WITHIN: Duration = Duration::from_secs(5);
+
+/// How long switches are observed that were asked for, until somebody renews.
+const SWITCHES_LEASE: Duration = Duration::from_secs(2);
 
 /// How a session is attached.
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +55,8 @@ pub struct Options {
     pub first_lease: Duration,
     /// What T3 makes of switches.
     pub switches: SwitchMode,
+    /// With T3 among the tiers: observe switches from the begin, for so long. `None`: when somebody asks for a lease.
+    pub switches_for: Option<Duration>,
 }
 
 /// What T3 makes of switches.
@@ -73,6 +78,7 @@ impl Default for Options {
             capture_text: true,
             first_lease: Duration::from_millis(250),
             switches: SwitchMode::Records,
+            switches_for: None,
         }
     }
 }
@@ -126,6 +132,9 @@ impl Detacher {
     /// Takes off all probes for good: none is put back.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Release);
+        if let Some(switching) = &self.switching {
+            switching.close();
+        }
         std::thread::scope(|scope| {
             if let Some(leases) = &self.leases {
                 scope.spawn(|| leases.close());
@@ -152,7 +161,8 @@ pub struct Session {
     kind: Links,
     drain: Drain<Event>,
     switch_drain: Drain<Switch>,
-    switching: Switching,
+    stretches: Stretches,
+    switches_until_ns: Option<u64>,
     plan: Plan,
     /// Sites that cost too much.
     taken_off: Vec<Site>,
@@ -206,6 +216,11 @@ impl Session {
             why.dedup();
             return Err(ProbeError::NoSites(why.join("; ")));
         }
+        if options.tiers & TIER_T3 != 0 && plan.tier(TIER_T3).next().is_none() {
+            let why = plan.unavailable.iter().filter(|u| u.probe.tier() == TIER_T3);
+            let why: Vec<&str> = why.map(|u| u.why.as_str()).collect();
+            return Err(ProbeError::NoSites(why.join("; ")));
+        }
         let settings = config(binary, &plan, bias, SLOT, &options);
         let processes = HashMap::try_from(take(&mut ebpf, MAP_PROCESSES, &kernel)?)
             .map_err(|e| error("open a map", &e))?;
@@ -216,13 +231,15 @@ impl Session {
         });
         let (ring, switch_ring) = (ring?, switch_ring?);
 
-        let counters = Counters::open(take(&mut ebpf, MAP_COUNTERS, &kernel)?, SLOT)
-            .map_err(|e| error("open the counters", &e))?;
+        let counters = open_counters(&mut ebpf, SLOT, &kernel)?;
 
         check_sites(target, bias, &plan.sites)?;
-        let wanted: Vec<(u32, Vec<Site>)> = [TIER_T1, TIER_T2]
+        let switches_wait = options.switches_for.is_none();
+        let wanted: Vec<(u32, Vec<Site>)> = [TIER_T1, TIER_T2, TIER_T3]
             .into_iter()
             .filter(|tier| options.tiers & tier != 0)
+            // Those of T3 that wait for their time are put on by lease, or not at all.
+            .filter(|tier| *tier != TIER_T3 || kind != Links::Single || !switches_wait)
             .map(|tier| (tier, plan.tier(tier).cloned().collect::<Vec<Site>>()))
             .filter(|(_, sites)| !sites.is_empty())
             .collect();
@@ -231,8 +248,7 @@ impl Session {
             wanted.into_iter().partition(|(tier, _)| *tier == TIER_T1 || kind == Links::Single);
         // The keeper starts while the rest is linked. And should gotrail be killed, the kernel closes descriptors in
         // their order: the keeper hears of it before the kernel takes the links down that are held here.
-        let (leases, mut loaded_in) =
-            lease(&mut ebpf, leased, target, bias, kind, &kernel, options.first_lease)?;
+        let (leases, mut loaded_in) = lease(&mut ebpf, leased, target, bias, kind, &kernel, &options)?;
         let mut links = Vec::new();
         for (tier, sites) in held {
             let sites: Vec<&Site> = sites.iter().collect();
@@ -240,9 +256,11 @@ impl Session {
             loaded_in.extend(made.loaded_in);
             links.push((tier, made.link));
         }
-        if let Some(leases) = leases.as_ref().filter(|leases| leases.has(TIER_T2)) {
-            leases.await_on(TIER_T2, KEEPER_STARTS_WITHIN)?;
-            leases.renew(TIER_T2, options.first_lease);
+        for (tier, length) in first_leases(&options) {
+            if let Some(leases) = leases.as_ref().filter(|leases| leases.has(tier)) {
+                leases.await_on(tier, KEEPER_STARTS_WITHIN)?;
+                leases.renew(tier, length);
+            }
         }
         // The thread ids that the runtime keeps are those of its own PID namespace.
         let same_namespace = target.inner_pid == target.pid();
@@ -257,6 +275,13 @@ impl Session {
             closed: Arc::default(),
             switching: Some(switching.clone()),
         };
+        let stretches = Stretches::new(switching, switch_drain.marks());
+        let switches_until_ns = options.switches_for.map(|time| monotonic_ns().saturating_add(nanos(time)));
+        if let Some(until_ns) = switches_until_ns {
+            let lease_ns = monotonic_ns().saturating_add(nanos(SWITCHES_LEASE));
+            let until_ns = if kind == Links::Single { until_ns } else { until_ns.min(lease_ns) };
+            stretches.begin(until_ns).map_err(|why| kernel_error("switch T3 on", &kernel, why))?;
+        }
         let session = Self {
             ebpf,
             counters,
@@ -264,7 +289,8 @@ impl Session {
             kind,
             drain,
             switch_drain,
-            switching,
+            stretches,
+            switches_until_ns,
             plan,
             taken_off: Vec::new(),
             target: target.clone(),
@@ -275,49 +301,23 @@ impl Session {
         Ok((session, stream, switch_stream))
     }
 
-    /// Begins to observe switches, if they were planned for: places the probes of T3, and switches them on at one moment
-    /// when all are in place. `false` if the probes were taken off for good meanwhile.
-    ///
-    /// # Errors
-    /// [`ProbeError`]; then T3 is off as before.
-    pub fn begin_switches(&mut self) -> Result<bool, ProbeError> {
-        if self.links.tiers() & TIER_T3 != 0 {
-            return Ok(true);
-        }
-        let sites: Vec<&Site> = self.plan.tier(TIER_T3).collect();
-        if sites.is_empty() {
-            let why = self.plan.unavailable.iter().filter(|u| u.probe.tier() == TIER_T3);
-            let why: Vec<&str> = why.map(|u| u.why.as_str()).collect();
-            return Err(ProbeError::NoSites(why.join("; ")));
-        }
-        let kernel = Kernel::probe();
-        check_sites(&self.target, self.bias, &self.plan.sites)?;
-        let made = link(&mut self.ebpf, TIER_T3, &sites, &self.target, self.kind, &kernel)?;
-        self.loaded_in.extend(made.loaded_in);
-        if !self.links.add(TIER_T3, made.link) {
-            return Ok(false);
-        }
-        // A stretch that nobody was told the end of, because its links were dropped from elsewhere.
-        self.tell_end();
-        let begun = self.switching.begin().map_err(|e| {
-            self.links.detach(TIER_T3);
-            ProbeError::from_aya("switch T3 on", &kernel.release, &e)
-        })?;
-        self.switch_drain.mark_before(Switch { time_ns: begun, goid: 0, kind: SwitchKind::Begin });
-        Ok(true)
-    }
-
-    /// Ends it: what was seen until now is still delivered, and then an end.
-    pub fn end_switches(&mut self) {
+    /// Ends the observation of switches whose probes are not had by lease: what was seen until now is still delivered, and
+    /// then an end.
+    pub fn end_switches(&self) {
         self.links.detach(TIER_T3);
-        self.tell_end();
+        self.stretches.tell_end();
     }
 
-    /// Call it when the links are gone.
-    fn tell_end(&self) {
-        if let Some(time_ns) = self.switching.take_end() {
-            self.switch_drain.mark_behind(Switch { time_ns, goid: 0, kind: SwitchKind::End });
-        }
+    /// The stretches in which switches are observed.
+    #[must_use]
+    pub fn stretches(&self) -> Stretches {
+        self.stretches.clone()
+    }
+
+    /// Until when switches are observed as was asked for, `CLOCK_MONOTONIC` ns, if they were.
+    #[must_use]
+    pub const fn switches_until_ns(&self) -> Option<u64> {
+        self.switches_until_ns
     }
 
     /// The distributions that the kernel counted of this process's switches.
@@ -434,7 +434,7 @@ impl Session {
         let begun = Instant::now();
         self.links.close();
         let took = begun.elapsed();
-        self.tell_end();
+        self.stretches.tell_end();
         self.drain.finish();
         self.switch_drain.finish();
         took
@@ -477,17 +477,13 @@ impl Session {
     }
 
     fn switch_account(&self) -> SwitchAccount {
-        let map = |name| self.ebpf.map(name);
-        let counters = map(MAP_SWITCH_COUNTERS)
-            .and_then(|m| PerCpuArray::<_, Wire<SwitchCounters>>::try_from(m).ok())
-            .and_then(|counters| counters.get(&SLOT, 0).ok())
-            .map(|cpus| SwitchAccount::sum(&cpus))
-            .unwrap_or_default();
+        let counters = self.counters.switches();
         // Nothing was opened where records are sent; to go through the map is not for nothing then.
         let open = if counters.opened == 0 {
             0
         } else {
-            map(MAP_OPEN_WAITS)
+            self.ebpf
+                .map(MAP_OPEN_WAITS)
                 .and_then(|m| HashMap::<_, u64, Wire<OpenWait>>::try_from(m).ok())
                 .map_or(0, |waits| waits.keys().flatten().count() as u64)
         };
@@ -586,15 +582,18 @@ fn link(
         }
     })?;
     let link = program.take_link(id).map_err(|e| error("hold the probes", &e))?;
-    // T3 comes and goes: its program stays loaded between, which costs nobody anything.
-    if tier != TIER_T3 {
-        program.unload().map_err(|e| error("let a program go", &e))?;
-    }
+    program.unload().map_err(|e| error("let a program go", &e))?;
     Ok(Made { link, loaded_in })
 }
 
-/// Has a keeper for the tiers that are had by lease, and asks for the second one; the others come when they are asked
-/// for.
+/// The tiers that are on from the begin, and for how long at first.
+fn first_leases(options: &Options) -> impl Iterator<Item = (u32, Duration)> {
+    let switches = options.switches_for.map(|_| (TIER_T3, SWITCHES_LEASE));
+    [(TIER_T2, options.first_lease)].into_iter().chain(switches)
+}
+
+/// Has a keeper for the tiers that are had by lease, and asks for those that are on from the begin; the others come when
+/// they are asked for.
 fn lease(
     ebpf: &mut Ebpf,
     tiers: Vec<(u32, Vec<Site>)>,
@@ -602,7 +601,7 @@ fn lease(
     bias: u64,
     kind: Links,
     kernel: &Kernel,
-    first: Duration,
+    options: &Options,
 ) -> Result<(Option<Leases>, Vec<LoadedIn>), ProbeError> {
     let (mut programs, mut loaded_in) = (Vec::new(), Vec::new());
     for (tier, sites) in tiers {
@@ -615,8 +614,8 @@ fn lease(
         return Ok((None, loaded_in));
     }
     let leases = Leases::new(target, bias, kind == Links::MultiScoped, programs)?;
-    if leases.has(TIER_T2) {
-        leases.begin(TIER_T2, first)?;
+    for (tier, length) in first_leases(options).filter(|(tier, _)| leases.has(*tier)) {
+        leases.begin(tier, length)?;
     }
     Ok((Some(leases), loaded_in))
 }
@@ -649,6 +648,12 @@ pub(super) fn pid_namespace() -> (u64, u64) {
 
 pub(super) fn kernel_error(what: &'static str, kernel: &Kernel, why: String) -> ProbeError {
     ProbeError::Kernel { what, kernel: kernel.release.clone(), why }
+}
+
+pub(super) fn open_counters(ebpf: &mut Ebpf, slot: u32, kernel: &Kernel) -> Result<Counters, ProbeError> {
+    let [probes, switches] = [MAP_COUNTERS, MAP_SWITCH_COUNTERS].map(|name| take(ebpf, name, kernel));
+    Counters::open(probes?, switches?, slot)
+        .map_err(|e| ProbeError::from_aya("open the counters", &kernel.release, &e))
 }
 
 pub(super) fn take(ebpf: &mut Ebpf, name: &str, kernel: &Kernel) -> Result<aya::maps::Map, ProbeError> {
@@ -687,4 +692,8 @@ fn is_shared(bytes: &[u8], expected: &[u8]) -> bool {
     }
     // int3 in the place of the first byte.
     bytes.first() == Some(&0xcc) && bytes.get(1..) == expected.get(1..)
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

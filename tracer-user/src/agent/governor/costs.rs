@@ -1,6 +1,6 @@
 //! What a hit of each probe costs the target: measured on this host, or assumed.
 
-use tracer_ebpf::Probe;
+use tracer_ebpf::{MAX_FRAMES, Probe};
 
 use crate::binary::{Cost, Plan};
 use crate::probe::Calibration;
@@ -19,7 +19,7 @@ pub struct Prices {
 impl Prices {
     /// Where nothing could be measured: an emulated trap takes 780 ns on a guest and less on bare metal, a stepped one
     /// 11 us; rounded up.
-    pub const ASSUMED: Self = Self { record_ns: 1_000, stack_ns: 5_000, step_ns: 11_000 };
+    pub const ASSUMED: Self = Self { record_ns: 1_000, stack_ns: 12_000, step_ns: 11_000 };
 
     /// As measured. What is below any machine's is taken to be a fault of the measurement.
     #[must_use]
@@ -73,7 +73,14 @@ impl Costs {
         self.prices
     }
 
-    /// What a hit of a probe costs the target, ns.
+    /// What each frame costs that is walked to tell stacks apart, ns: a deep stack has as many as are ever captured.
+    #[must_use]
+    pub const fn frame_ns(&self) -> u64 {
+        self.prices.stack_ns.saturating_sub(self.prices.record_ns) / MAX_FRAMES as u64
+    }
+
+    /// What a hit of a probe costs the target, ns, with the stack where it has one of any depth; those of parks are
+    /// counted by frames ([`Self::frame_ns`]).
     #[must_use]
     pub const fn hit_ns(&self, probe: Probe) -> u64 {
         self.hit_ns[index(probe)]
@@ -98,7 +105,6 @@ const fn has_stack(probe: Probe) -> bool {
             | Probe::Procresize
             | Probe::ForcedGc
             | Probe::SetGcPercent
-            | Probe::GoPark
     )
 }
 

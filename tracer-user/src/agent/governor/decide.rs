@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use tracer_ebpf::{Probe, TIER_T1};
+use tracer_ebpf::{Probe, TIER_T1, TIER_T3};
 
 use super::costs::Costs;
 use super::purse::Purse;
@@ -20,6 +20,9 @@ pub(super) struct Look<'a> {
     pub(super) cpu_ns: u64,
     /// Hits so far, of the probes that were looked at.
     pub(super) hits: &'a [(Probe, u64)],
+    /// What T3's programs did so far besides hits, which is paid for too: traps outside of a stretch, and frames walked.
+    pub(super) outside: u64,
+    pub(super) frames: u64,
     /// By tier: how many hits a second there would be, as memory tells.
     pub(super) hints: &'a [(u32, f64)],
 }
@@ -38,7 +41,10 @@ pub(super) struct Governor {
     pub(super) costs: Costs,
     last: Option<(u64, u64)>,
     hits: HashMap<Probe, u64>,
+    outside: u64,
+    frames: u64,
     spent_ns: u64,
+    asked_ns: u64,
     tiers: Vec<Tier>,
     rare: Rare,
 }
@@ -51,7 +57,10 @@ impl Governor {
             costs,
             last: None,
             hits: HashMap::new(),
+            outside: 0,
+            frames: 0,
             spent_ns: 0,
+            asked_ns: 0,
             tiers: rules.iter().map(|rule| Tier::new(*rule, at_ns)).collect(),
             rare: Rare::default(),
         }
@@ -67,15 +76,31 @@ impl Governor {
             let more = hits.saturating_sub(self.hits.insert(probe, hits).unwrap_or(0));
             new.push((probe, more, more.saturating_mul(self.costs.hit_ns(probe))));
         }
-        let spent: u64 = new.iter().map(|(.., cost)| cost).sum();
+        let frames = look.frames.saturating_sub(std::mem::replace(&mut self.frames, look.frames));
+        if let Some((.., cost)) = new.iter_mut().find(|(probe, ..)| *probe == Probe::GoPark) {
+            *cost = cost.saturating_add(frames.saturating_mul(self.costs.frame_ns()));
+        }
+        let outside = look.outside.saturating_sub(std::mem::replace(&mut self.outside, look.outside));
+        let outside = outside.saturating_mul(self.costs.prices().record_ns);
+        let spent = outside + new.iter().map(|(.., cost)| cost).sum::<u64>();
+        // What the user asked for whatever it costs is not paid from the purse, but told.
+        let asked_tiers = self.tiers.iter().filter(|tier| tier.rule.until_ns.is_some());
+        let asked_tiers = asked_tiers.fold(0, |sum, tier| sum | tier.rule.tier);
+        let asked = new.iter().filter(|(probe, ..)| probe.tier() & asked_tiers != 0);
+        let asked =
+            asked.map(|(.., cost)| cost).sum::<u64>() + if asked_tiers & TIER_T3 != 0 { outside } else { 0 };
         self.spent_ns += spent;
+        self.asked_ns += asked;
         let cpu = look.cpu_ns.saturating_sub(cpu_then);
-        self.purse.pass(took, cpu, spent);
+        self.purse.pass(took, cpu, spent - asked);
         let of = |tier: u32| -> Vec<(Probe, u64, u64)> {
             new.iter().filter(|(probe, ..)| probe.tier() == tier).copied().collect()
         };
         self.rare.pass(took, &of(TIER_T1));
         for tier in &mut self.tiers {
+            if tier.rule.tier == TIER_T3 {
+                tier.pass_edges(outside);
+            }
             tier.pass(took, cpu, &of(tier.rule.tier));
         }
     }
@@ -125,6 +150,11 @@ impl Governor {
     /// What all hits so far cost the target, ns, as priced when they came.
     pub(super) const fn spent_ns(&self) -> u64 {
         self.spent_ns
+    }
+
+    /// Of that, what was asked for whatever it costs.
+    pub(super) const fn asked_ns(&self) -> u64 {
+        self.asked_ns
     }
 
     /// CPUs that the target uses.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tracer_ebpf::{Probe, TIER_T1, TIER_T2};
+use tracer_ebpf::{Probe, SwitchCounters, TIER_T1, TIER_T2, TIER_T3};
 
 use super::costs::{Costs, Prices};
 use super::decide::{Governor, Look, Orders};
@@ -15,7 +15,7 @@ use super::step::{Mode, Step};
 use super::tier::{Command, Rule};
 use crate::binary::{GoBinary, Plan};
 use crate::memory::{Runtime, monotonic_ns};
-use crate::probe::{Counters, Detacher, Leases, Report, Why, calibrate};
+use crate::probe::{Counters, Detacher, Leases, Report, Stretches, Why, calibrate};
 use crate::target::cpu_time_ns;
 
 /// Time between two looks while a window is open, or a tier's rate is not known yet.
@@ -30,6 +30,10 @@ const NEW: u64 = 200_000_000;
 const RARE: u64 = 200_000_000;
 /// Over how much time memory tells the rate of creations, ns.
 const HINT: u64 = 200_000_000;
+
+/// How much earlier than its lease a stretch of switches ends, ns: the keeper tells of the begin a little later than it
+/// counts from.
+const EARLIER: u64 = 500_000;
 
 /// Its nice value.
 const URGENT: i32 = -10;
@@ -46,6 +50,9 @@ pub(in crate::agent) struct Subject {
     pub(in crate::agent) counters: Counters,
     pub(in crate::agent) leases: Option<Leases>,
     pub(in crate::agent) detacher: Detacher,
+    pub(in crate::agent) stretches: Stretches,
+    /// Until when switches were asked for whatever they cost, `CLOCK_MONOTONIC` ns.
+    pub(in crate::agent) switches_until_ns: Option<u64>,
 }
 
 /// How a tier is observed, and how much of it was.
@@ -72,6 +79,8 @@ pub struct Ledger {
     pub cpu_ns: u64,
     /// Of that, what the hits cost, ns.
     pub spent_ns: u64,
+    /// Of that, what the user asked for whatever it costs, ns.
+    pub asked_ns: u64,
     /// CPUs that the target uses.
     pub cpus: f64,
     /// What a hit costs.
@@ -105,6 +114,7 @@ impl Running {
             at_ns: monotonic_ns(),
             cpu_ns: 0,
             spent_ns: 0,
+            asked_ns: 0,
             cpus: 0.0,
             costs: costs.clone(),
             measured: false,
@@ -155,6 +165,8 @@ struct Worker {
     observed: Vec<(u32, u64, u64)>,
     /// For tiers that are linked one by one.
     linked: u32,
+    /// The lease of T3 that was asked for last.
+    switches_lease_ns: u64,
 }
 
 impl Worker {
@@ -163,23 +175,33 @@ impl Worker {
         let rules: Vec<Rule> = match &subject.leases {
             Some(leases) => leases
                 .tiers()
-                .map(|(tier, sites)| Rule { tier, stays: tier == TIER_T2, windows: true, sites })
+                .map(|(tier, sites)| {
+                    let until_ns = subject.switches_until_ns.filter(|_| tier == TIER_T3);
+                    Rule {
+                        tier,
+                        stays: tier == TIER_T2 || until_ns.is_some(),
+                        windows: true,
+                        sites,
+                        until_ns,
+                    }
+                })
                 .collect(),
-            None => [TIER_T2]
+            None => [(TIER_T2, None), (TIER_T3, subject.switches_until_ns)]
                 .into_iter()
-                .filter(|tier| subject.detacher.tiers() & tier != 0)
-                .map(|tier| Rule {
+                .filter(|(tier, _)| subject.detacher.tiers() & tier != 0)
+                .map(|(tier, until_ns)| Rule {
                     tier,
                     stays: true,
                     windows: false,
                     sites: subject.plan.tier(tier).count(),
+                    until_ns,
                 })
                 .collect(),
         };
         let dear_tiers = rules.iter().fold(0, |sum, rule| sum | rule.tier);
         let mut governor = Governor::new(subject.share, costs, &rules, now);
-        let on = subject.leases.as_ref().map_or_else(|| subject.detacher.tiers(), Leases::on);
-        for rule in rules.iter().filter(|rule| on & rule.tier != 0) {
+        // Whoever may stay was on when the session was attached; that it has gone since is heard of.
+        for rule in rules.iter().filter(|rule| rule.stays) {
             drop(governor.begun(rule.tier, now));
         }
         let of = |tiers: u32| -> Vec<Probe> {
@@ -201,6 +223,7 @@ impl Worker {
             cpu: 0,
             goids: VecDeque::new(),
             observed: Vec::new(),
+            switches_lease_ns: 0,
         }
     }
 
@@ -208,6 +231,11 @@ impl Worker {
         calibrate::begin();
         // Late is dear: next to no work, but it must be done in time. Not permitted is not fatal.
         let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), URGENT);
+        let no_lease = self.subject.leases.as_ref().is_none_or(|leases| !leases.has(TIER_T3));
+        if self.subject.tiers & TIER_T3 != 0 && self.subject.switches_until_ns.is_none() && no_lease {
+            let why = "bursts need Linux 6.6, as probes that are linked one by one take too long to go; a fixed time can be asked for";
+            self.tell(Step::Refused { tier: TIER_T3, why: why.to_owned() });
+        }
         loop {
             let last = stop.load(Ordering::Acquire);
             self.price();
@@ -252,9 +280,13 @@ impl Worker {
             let step = match report {
                 Report::On { tier, at_ns } => {
                     self.new_ns = at_ns;
-                    self.governor.begun(tier, at_ns)
+                    let since_ns = if tier == TIER_T3 { self.begin_stretch(at_ns) } else { Some(at_ns) };
+                    since_ns.and_then(|since_ns| self.governor.begun(tier, since_ns))
                 }
-                Report::Off { tier, at_ns, why } => self.governor.ended(tier, at_ns, monotonic_ns(), why),
+                Report::Off { tier, at_ns, why } => {
+                    let told = if tier == TIER_T3 { self.subject.stretches.tell_end() } else { None };
+                    self.governor.ended(tier, told.map_or(at_ns, |end| end.min(at_ns)), monotonic_ns(), why)
+                }
                 Report::Refused { tier, why } => {
                     self.governor.refused(tier, monotonic_ns());
                     Some(Step::Refused { tier, why })
@@ -276,14 +308,18 @@ impl Worker {
 
     /// Links one by one come and go by the session's hand: what changed since.
     fn linked(&mut self) -> Vec<Report> {
-        let now = self.subject.detacher.tiers() & (TIER_T2 | self.linked);
+        let now = self.subject.detacher.tiers() & (TIER_T2 | TIER_T3);
         let (before, at_ns) = (std::mem::replace(&mut self.linked, now), monotonic_ns());
-        let tier = TIER_T2;
-        match (before & tier != 0, now & tier != 0) {
-            (false, true) => vec![Report::On { tier, at_ns }],
-            (true, false) => vec![Report::Off { tier, at_ns, why: Why::Asked }],
-            _ => Vec::new(),
-        }
+        let changed = [TIER_T2, TIER_T3].into_iter().filter(|tier| (before ^ now) & tier != 0);
+        changed
+            .map(|tier| {
+                if now & tier == 0 {
+                    Report::Off { tier, at_ns, why: Why::Asked }
+                } else {
+                    Report::On { tier, at_ns }
+                }
+            })
+            .collect()
     }
 
     /// Counters and CPU time, with those of the rare tier when it is time.
@@ -304,13 +340,21 @@ impl Worker {
 
     fn note(&mut self) {
         let (at_ns, hits) = self.read(false);
-        self.governor.note(&Look { at_ns, cpu_ns: self.cpu, hits: &hits, hints: &[] });
+        self.governor.note(&self.seen(at_ns, &hits, &[]));
+    }
+
+    fn seen<'a>(&self, at_ns: u64, hits: &'a [(Probe, u64)], hints: &'a [(u32, f64)]) -> Look<'a> {
+        let watched = self.dear.iter().any(|probe| probe.tier() == TIER_T3);
+        let switches = if watched { self.subject.counters.switches() } else { SwitchCounters::default() };
+        let SwitchCounters { outside, frames, .. } = switches;
+        Look { at_ns, cpu_ns: self.cpu, hits, outside, frames, hints }
     }
 
     fn look(&mut self) -> Orders {
         let (at_ns, hits) = self.read(false);
         let hints: Vec<(u32, f64)> = self.creations(at_ns).into_iter().collect();
-        self.governor.look(&Look { at_ns, cpu_ns: self.cpu, hits: &hits, hints: &hints })
+        let look = self.seen(at_ns, &hits, &hints);
+        self.governor.look(&look)
     }
 
     /// Hits a second that the second tier would have, by the goroutine ids that the runtime has handed out lately.
@@ -342,13 +386,28 @@ impl Worker {
         for command in orders.commands {
             match (command, &self.subject.leases) {
                 (Command::Begin(tier, ns), Some(leases)) => {
+                    if tier == TIER_T3 {
+                        self.switches_lease_ns = ns;
+                    }
                     if let Err(error) = leases.begin(tier, Duration::from_nanos(ns)) {
                         self.governor.refused(tier, monotonic_ns());
                         self.tell(Step::Refused { tier, why: error.to_string() });
                     }
                 }
-                (Command::Renew(tier, ns), Some(leases)) => leases.renew(tier, Duration::from_nanos(ns)),
-                (Command::End(tier), Some(leases)) => leases.end(tier),
+                (Command::Renew(tier, ns), Some(leases)) => {
+                    // Before the keeper is told, whose time is then the later one.
+                    let end_ns = self.switches_end(monotonic_ns(), ns);
+                    leases.renew(tier, Duration::from_nanos(ns));
+                    if tier == TIER_T3 {
+                        self.subject.stretches.extend(end_ns);
+                    }
+                }
+                (Command::End(tier), Some(leases)) => {
+                    if tier == TIER_T3 {
+                        self.subject.stretches.end();
+                    }
+                    leases.end(tier);
+                }
                 (Command::End(tier), None) => self.subject.detacher.detach(tier),
                 (Command::Begin(tier, _), None) => {
                     self.linked &= !tier;
@@ -359,11 +418,35 @@ impl Worker {
         }
     }
 
+    /// The probes of T3 are on, and the lease has begun: so does a stretch, that ends before the lease does. Returns since
+    /// when.
+    fn begin_stretch(&mut self, at_ns: u64) -> Option<u64> {
+        let end_ns = self.switches_end(at_ns, self.switches_lease_ns.saturating_sub(EARLIER));
+        match self.subject.stretches.begin(end_ns) {
+            Ok(begun) => begun,
+            Err(why) => {
+                if let Some(leases) = &self.subject.leases {
+                    leases.end(TIER_T3);
+                }
+                self.governor.refused(TIER_T3, monotonic_ns());
+                self.tell(Step::Refused { tier: TIER_T3, why });
+                None
+            }
+        }
+    }
+
+    /// When a stretch of switches has to end that is had by a lease of so many ns from then on.
+    fn switches_end(&self, from_ns: u64, lease_ns: u64) -> u64 {
+        let end = from_ns.saturating_add(lease_ns);
+        self.subject.switches_until_ns.map_or(end, |asked| asked.min(end))
+    }
+
     fn publish(&self) {
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         ledger.at_ns = monotonic_ns();
         ledger.cpu_ns = self.cpu - self.cpu_begin.unwrap_or(self.cpu);
         ledger.spent_ns = self.governor.spent_ns();
+        ledger.asked_ns = self.governor.asked_ns();
         ledger.cpus = self.governor.cpus();
         ledger.measured = self.measured;
         if ledger.costs.prices() != self.governor.costs.prices() {
@@ -401,7 +484,7 @@ impl Worker {
     /// The last hits, after all probes have gone.
     fn finish(&mut self) {
         let (at_ns, hits) = self.read(true);
-        self.governor.note(&Look { at_ns, cpu_ns: self.cpu, hits: &hits, hints: &[] });
+        self.governor.note(&self.seen(at_ns, &hits, &[]));
         let tiers: Vec<u32> = self.governor.modes().map(|(tier, ..)| tier).collect();
         for tier in tiers {
             if let Some(step) = self.governor.ended(tier, at_ns, at_ns, Why::Asked) {

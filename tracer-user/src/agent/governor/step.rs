@@ -83,6 +83,15 @@ pub enum Step {
     },
     /// A tier's probes went.
     Ended(Stretch),
+    /// What a tier costs that is on because it was asked for, whatever it costs.
+    Asked {
+        /// `TIER_` bit.
+        tier: u32,
+        /// For how long it will still be on, ns.
+        left_ns: u64,
+        /// What it costs.
+        numbers: Numbers,
+    },
     /// A tier's probes could not be put on.
     Refused {
         /// `TIER_` bit.

@@ -63,9 +63,21 @@ const TIERS: [(u32, Probe); 2] = [(TIER_T2, Probe::GoCreate), (TIER_T3, Probe::G
 
 impl World {
     fn new(tiers: &[u32], hinted: bool) -> Self {
+        Self::asked(tiers, hinted, None)
+    }
+
+    /// T3 is asked for until then.
+    fn asked(tiers: &[u32], hinted: bool, until_ns: Option<u64>) -> Self {
+        let until = |tier: u32| until_ns.filter(|_| tier == TIER_T3);
         let rules: Vec<Rule> = tiers
             .iter()
-            .map(|tier| Rule { tier: *tier, stays: *tier == TIER_T2, windows: true, sites: 3 })
+            .map(|tier| Rule {
+                tier: *tier,
+                stays: *tier == TIER_T2 || until(*tier).is_some(),
+                windows: true,
+                sites: 3,
+                until_ns: until(*tier),
+            })
             .collect();
         let costs = Costs::new(&plan(), Prices { record_ns: HIT, stack_ns: HIT, step_ns: 0 });
         let mut governor = Governor::new(SHARE, costs, &rules, 0);
@@ -161,13 +173,27 @@ impl World {
 
     fn note(&mut self) {
         let hits = self.counted();
-        self.governor.note(&Look { at_ns: self.now, cpu_ns: self.cpu as u64, hits: &hits, hints: &[] });
+        self.governor.note(&Look {
+            at_ns: self.now,
+            cpu_ns: self.cpu as u64,
+            hits: &hits,
+            outside: 0,
+            frames: 0,
+            hints: &[],
+        });
     }
 
     fn look(&mut self) {
         let hits = self.counted();
         let hints = if self.hinted { vec![(TIER_T2, self.would_be)] } else { Vec::new() };
-        let look = Look { at_ns: self.now, cpu_ns: self.cpu as u64, hits: &hits, hints: &hints };
+        let look = Look {
+            at_ns: self.now,
+            cpu_ns: self.cpu as u64,
+            hits: &hits,
+            outside: 0,
+            frames: 0,
+            hints: &hints,
+        };
         let orders = self.governor.look(&look);
         for command in orders.commands {
             let (Command::Begin(tier, _) | Command::Renew(tier, _) | Command::End(tier)) = command;
@@ -302,6 +328,30 @@ fn cost_1_switches_are_had_in_bursts_only() {
     // And what may be spent is used: half of it at least.
     let (spent, used): (f64, f64) = (world.spent.iter().sum(), world.used.iter().sum());
     assert!(spent > 0.5 * SHARE * used, "{} % used", 100.0 * spent / used);
+}
+
+#[test]
+fn cost_1_switches_that_were_asked_for_last_as_long_and_are_not_paid_from_the_budget() {
+    let mut world = World::asked(&[TIER_T2, TIER_T3], true, Some(3_000 * MS));
+    let load = Load { cpus: 2.0, lifetimes: 100.0, switches: 1_000_000.0, ..Load::default() };
+    run(&mut world, 1.0, load);
+    // The keeper dies in between.
+    world.kept[1].on = false;
+    world.note();
+    world.steps.extend(world.governor.ended(TIER_T3, world.now, world.now, Why::KeeperGone));
+    run(&mut world, 5.0, load);
+    let stretches = world.stretches(TIER_T3);
+    let ends: Vec<(Why, u64)> = stretches.iter().map(|stretch| (stretch.why, stretch.end_ns)).collect();
+    assert_eq!(ends.iter().map(|(why, _)| *why).collect::<Vec<_>>(), [Why::KeeperGone, Why::Asked]);
+    assert!((3_000 * MS..3_030 * MS).contains(&ends[1].1), "{ends:?}");
+    let told: Vec<&Step> = world.steps.iter().filter(|step| matches!(step, Step::Asked { .. })).collect();
+    assert!(
+        matches!(told[..], [Step::Asked { numbers, .. }] if numbers.predicted > 0.3),
+        "what it costs is said once: {told:?}"
+    );
+    assert_eq!(world.modes(TIER_T2), [], "the budget is there for the others");
+    let asked: u64 = stretches.iter().map(|stretch| stretch.cost_ns).sum();
+    assert_eq!(world.governor.asked_ns(), asked);
 }
 
 #[test]

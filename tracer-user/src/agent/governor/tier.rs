@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use tracer_ebpf::Probe;
+use tracer_ebpf::{Probe, TIER_T3};
 
 use super::purse::Purse;
 use super::step::{Mode, Numbers, Step, Stretch};
@@ -16,6 +16,10 @@ const MILLISECOND: u64 = 1_000_000;
 pub(super) const LONGEST: u64 = 250 * MILLISECOND;
 /// What a window is at least: below, coming and going is most of it.
 const SHORTEST: u64 = 5 * MILLISECOND;
+/// Likewise of switches, of which there are many.
+const SHORTEST_OF_SWITCHES: u64 = 2 * MILLISECOND;
+/// A window that was cut shorter says nothing of the rate.
+const TELLING: u64 = MILLISECOND / 2;
 /// What a window should be: it is waited for until so much can be paid.
 const USUAL: u64 = 50 * MILLISECOND;
 /// The first window of a tier whose rate is not known.
@@ -31,6 +35,8 @@ const CALM: u64 = 2_000 * MILLISECOND;
 const AGAIN: u64 = 1_000 * MILLISECOND;
 /// A tier that is too dear even for the shortest window is looked at again after this.
 const RETRY: u64 = 30_000 * MILLISECOND;
+/// Likewise of switches, which nothing else tells of.
+const RETRY_SWITCHES: u64 = 5_000 * MILLISECOND;
 /// What it costs the target that the probe of one site comes and goes, ns: its pages are changed under its memory
 /// lock. Assumed.
 const SITE_SWITCH: u64 = 50_000;
@@ -48,6 +54,8 @@ pub(super) struct Rule {
     pub(super) windows: bool,
     /// Sites that it has.
     pub(super) sites: usize,
+    /// It was asked for until then, `CLOCK_MONOTONIC` ns, whatever it costs.
+    pub(super) until_ns: Option<u64>,
 }
 
 /// What is to be done with a tier's probes.
@@ -115,13 +123,21 @@ pub(super) struct Tier {
     planned: u64,
     /// The stretch is a sampling window.
     window: bool,
-    /// CPU time of the target during the stretch.
+    /// CPU time of the target while the probes were on, and how long they were, as far as was looked at.
     cpu: u64,
+    looked: u64,
     recent: VecDeque<Lap>,
     rate: Option<Rate>,
     calm_since: Option<u64>,
     off_since: u64,
     noise: u64,
+    /// What it costs was told to who asked for it.
+    told: bool,
+    /// What the traps cost that were hit while the probes came and went, ns: since the last time, and usually.
+    edges: u64,
+    usual_edges: u64,
+    /// Since when not even the shortest window could be paid.
+    tight_since: Option<u64>,
 }
 
 impl Tier {
@@ -137,11 +153,16 @@ impl Tier {
             planned: 0,
             window: !rule.stays,
             cpu: 0,
+            looked: 0,
             recent: VecDeque::new(),
             rate: None,
             calm_since: None,
             off_since: at_ns,
             noise: 0x9e37_79b9_7f4a_7c15 ^ u64::from(rule.tier),
+            told: false,
+            edges: 0,
+            usual_edges: 0,
+            tight_since: None,
         }
     }
 
@@ -169,6 +190,7 @@ impl Tier {
             return;
         }
         self.cpu += cpu;
+        self.looked += took;
         self.recent.push_back(Lap { took, cpu, hits: new, cost });
         let mut all: u64 = self.recent.iter().map(|lap| lap.took).sum();
         while let Some(first) = self.recent.front()
@@ -177,6 +199,15 @@ impl Tier {
             all -= first.took;
             self.recent.pop_front();
         }
+    }
+
+    /// Takes in what traps have cost that told nothing, as not all of the probes were on.
+    pub(super) const fn pass_edges(&mut self, cost: u64) {
+        self.edges += cost;
+    }
+
+    const fn shortest(&self) -> u64 {
+        if self.rule.tier == TIER_T3 { SHORTEST_OF_SWITCHES } else { SHORTEST }
     }
 
     fn recent_rate(&self) -> Rate {
@@ -193,7 +224,7 @@ impl Tier {
     pub(super) fn begun(&mut self, since_ns: u64) -> Step {
         if matches!(self.state, State::Off { .. } | State::Coming) {
             self.recent.clear();
-            self.cpu = 0;
+            (self.cpu, self.looked) = (0, 0);
             self.state = State::On { since_ns, renewed_ns: since_ns };
         }
         Step::Begun { tier: self.rule.tier, at_ns: since_ns }
@@ -227,11 +258,14 @@ impl Tier {
         (self.begin_hits, self.begin_cost) = (self.hits.clone(), self.cost);
         let end_ns = end_ns.max(begin_ns);
         let sampled = self.window;
-        if sampled {
+        let edges = std::mem::take(&mut self.edges);
+        self.usual_edges = if self.usual_edges == 0 { edges } else { u64::midpoint(self.usual_edges, edges) };
+        if sampled && (end_ns - begin_ns >= TELLING || self.rate.is_none()) {
             // Those of its edges are among the hits: rather too many a second than too few.
             let took = (end_ns - begin_ns).max(MILLISECOND / 10);
             let hits = hits.iter().map(|(_, n)| n).sum();
-            self.rate = Some(Rate::of(Lap { took, cpu: self.cpu, hits, cost: cost_ns }));
+            let cpu = (self.cpu as f64 * took as f64 / self.looked.max(1) as f64) as u64;
+            self.rate = Some(Rate::of(Lap { took, cpu, hits, cost: cost_ns }));
         }
         Some(Step::Ended(Stretch { tier: self.rule.tier, begin_ns, end_ns, hits, cost_ns, sampled, why }))
     }
@@ -250,6 +284,9 @@ impl Tier {
         price: u64,
         steps: &mut Vec<Step>,
     ) -> Option<Command> {
+        if let Some(until_ns) = self.rule.until_ns {
+            return self.decide_asked(now_ns, until_ns, purse, steps);
+        }
         if let Some(hits) = hint
             && !self.is_on()
         {
@@ -271,6 +308,43 @@ impl Tier {
             State::Coming | State::Going { .. } => None,
             State::On { since_ns, renewed_ns } => self.decide_on(now_ns, since_ns, renewed_ns, purse, steps),
             State::Off { next_ns } => self.decide_off(now_ns, next_ns, purse, hint.is_some(), steps),
+        }
+    }
+
+    /// Who is asked for is on, until the time is over. What that costs is said as soon as it is known.
+    fn decide_asked(
+        &mut self,
+        now_ns: u64,
+        until_ns: u64,
+        purse: &Purse,
+        steps: &mut Vec<Step>,
+    ) -> Option<Command> {
+        let tier = self.rule.tier;
+        match self.state {
+            State::Coming | State::Going { .. } => None,
+            State::On { since_ns, renewed_ns } => {
+                let over = now_ns >= until_ns;
+                if !self.told && (over || now_ns >= since_ns + RECENT) {
+                    self.told = true;
+                    let rate = self.recent_rate();
+                    let numbers = numbers(rate.hits, rate.cost, rate.cpus, purse);
+                    steps.push(Step::Asked { tier, left_ns: until_ns.saturating_sub(now_ns), numbers });
+                }
+                if over {
+                    self.state = State::Going { since_ns };
+                    return Some(Command::End(tier));
+                }
+                if now_ns < renewed_ns + STEADY / 8 && renewed_ns != since_ns {
+                    return None;
+                }
+                self.state = State::On { since_ns, renewed_ns: now_ns.max(since_ns + 1) };
+                Some(Command::Renew(tier, STEADY))
+            }
+            State::Off { next_ns } if now_ns >= next_ns && now_ns + SHORTEST < until_ns => {
+                self.state = State::Coming;
+                Some(Command::Begin(tier, STEADY))
+            }
+            State::Off { .. } => None,
         }
     }
 
@@ -327,7 +401,8 @@ impl Tier {
             return Some(self.begin(STEADY, switch, 0, purse));
         }
         if self.mode == Mode::Off && !hinted {
-            if now_ns < self.off_since + RETRY {
+            let retry = if self.rule.tier == TIER_T3 { RETRY_SWITCHES } else { RETRY };
+            if now_ns < self.off_since + retry {
                 return None;
             }
             // Nothing but a try tells what it would cost now.
@@ -345,14 +420,18 @@ impl Tier {
             return affordable.then(|| self.begin(PROBING, switch, worst, purse));
         };
         let each = rate.cost / SECOND;
-        let (least, most) = (switch as f64 + each * SHORTEST as f64, 0.8 * purse.cap());
+        let edges = (switch + self.usual_edges) as f64;
+        let (least, most) = (edges + each * self.shortest() as f64, 0.8 * purse.cap());
         if least > most {
-            if self.mode != Mode::Off {
+            // What the target does for a moment says little of what can be paid in the next.
+            let since = *self.tight_since.get_or_insert(now_ns);
+            if self.mode != Mode::Off && (self.rule.tier != TIER_T3 || now_ns - since >= CALM) {
                 self.off_since = now_ns;
                 self.go(Mode::Off, purse, steps);
             }
             return None;
         }
+        self.tight_since = None;
         if self.mode == Mode::Off {
             // With room to spare, so that it does not go to and fro.
             if least > most / 2.0 || now_ns < self.off_since + CALM {
@@ -360,13 +439,13 @@ impl Tier {
             }
             self.go(Mode::Windows, purse, steps);
         }
-        let wanted = (switch as f64 + each * USUAL as f64).clamp(least, most);
+        let wanted = (edges + each * USUAL as f64).clamp(least, most);
         if purse.left() < wanted {
             return None;
         }
-        let room = 0.8 * (purse.left() - switch as f64).max(0.0);
+        let room = 0.8 * (purse.left() - edges).max(0.0);
         let length = if each > 0.0 { (room / each) as u64 } else { LONGEST };
-        let length = length.clamp(SHORTEST, LONGEST);
+        let length = length.clamp(self.shortest(), LONGEST);
         Some(self.begin(length, switch, (each * length as f64) as u64, purse))
     }
 

@@ -97,6 +97,8 @@ struct State {
     starts: u32,
     closed: bool,
     tiers: BTreeMap<u32, Tier>,
+    /// What was heard while one tier was waited for.
+    heard: Vec<Report>,
 }
 
 /// A keeper's process.
@@ -220,7 +222,7 @@ impl Leases {
     #[must_use]
     pub fn reports(&self) -> Vec<Report> {
         let mut state = self.lock();
-        let mut reports = Vec::new();
+        let mut reports = std::mem::take(&mut state.heard);
         if state.closed {
             return reports;
         }
@@ -251,17 +253,30 @@ impl Leases {
     pub(in crate::probe) fn await_on(&self, tier: u32, patience: Duration) -> Result<u64, ProbeError> {
         let deadline = Instant::now() + patience;
         loop {
-            for report in self.reports() {
-                match report {
-                    Report::On { tier: on, at_ns } if on == tier => return Ok(at_ns),
-                    Report::Refused { tier: on, why } if on == tier => {
-                        return Err(failed("attach the probes", why));
-                    }
-                    Report::Off { tier: on, why, .. } if on == tier => {
-                        return Err(failed("attach the probes", why.name().to_owned()));
-                    }
-                    _ => {}
+            let mut found = None;
+            let mut others = self.reports();
+            others.retain(|report| match report {
+                // What becomes of probes that were on is for those to hear who look after them.
+                _ if found.is_some() => true,
+                Report::On { tier: on, at_ns } if *on == tier => {
+                    found = Some(Ok(*at_ns));
+                    false
                 }
+                Report::Refused { tier: on, why } if *on == tier => {
+                    found = Some(Err(failed("attach the probes", why.clone())));
+                    false
+                }
+                Report::Off { tier: on, why, .. } if *on == tier => {
+                    found = Some(Err(failed("attach the probes", why.name().to_owned())));
+                    false
+                }
+                _ => true,
+            });
+            if !others.is_empty() {
+                self.lock().heard.append(&mut others);
+            }
+            if let Some(found) = found {
+                return found;
             }
             if Instant::now() >= deadline {
                 return Err(failed("attach the probes", "the keeper of the probes is silent".to_owned()));
