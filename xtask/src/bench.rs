@@ -10,14 +10,17 @@ use clap::{Args, Subcommand};
 
 use crate::workspace::Workspace;
 
+mod attach;
 mod crowd;
 mod inspect;
+mod load;
 mod machine;
 mod measure;
 mod plot;
 mod report;
 mod snapshot;
 mod spread;
+mod tool;
 
 /// Options of `bench`.
 #[derive(Args)]
@@ -28,8 +31,12 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Which {
+    /// `gotrail attach` and idle programs: how long it takes to come and to go, and what it takes meanwhile.
+    Attach(attach::Arguments),
     /// `gotrail inspect` of large programs, as they are and stripped.
     Inspect(inspect::Arguments),
+    /// Programs at full work, watched in each way and not at all.
+    Load(load::Arguments),
     /// Dumps of a process with many goroutines: from outside, from inside, by a debugger.
     Snapshot(snapshot::Arguments),
 }
@@ -37,7 +44,9 @@ enum Which {
 /// Runs the verb.
 pub(crate) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCode> {
     match &arguments.which {
+        Which::Attach(arguments) => attach::run(arguments, workspace),
         Which::Inspect(arguments) => inspect::run(arguments, workspace),
+        Which::Load(arguments) => load::run(arguments, workspace),
         Which::Snapshot(arguments) => snapshot::run(arguments, workspace),
     }
 }

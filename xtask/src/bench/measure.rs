@@ -59,25 +59,16 @@ pub(super) fn run(
     drop(over);
     let late = watch.join().unwrap_or(false);
     waited.with_context(told)?;
-    let (status, usage) = reap(pid).with_context(told)?;
+    let usage = reap(pid).with_context(told)?;
     if late {
         return Ok(None);
     }
     let words = std::fs::read(&log).with_context(|| format!("can't read {}", log.display()))?;
     let words = String::from_utf8_lossy(&words).into_owned();
-    if !(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0) {
-        bail!("`{name}` ended with the wait status {status:#x}: {}", words.trim());
+    if !usage.ended_well {
+        bail!("`{name}` did not end well: {}", words.trim());
     }
-    let time = |time: libc::timeval| {
-        Duration::from_micros(time.tv_sec.unsigned_abs() * 1_000_000 + time.tv_usec.unsigned_abs())
-    };
-    Ok(Some(Run {
-        wall,
-        cpu: time(usage.ru_utime) + time(usage.ru_stime),
-        // In KiB on Linux.
-        peak: usage.ru_maxrss.unsigned_abs() * 1024,
-        words,
-    }))
+    Ok(Some(Run { wall, cpu: usage.cpu, peak: usage.peak, words }))
 }
 
 /// Waits for the end of a child and leaves it as it is.
@@ -98,7 +89,15 @@ fn await_end(pid: u32) -> std::io::Result<()> {
     }
 }
 
-fn reap(pid: u32) -> std::io::Result<(libc::c_int, libc::rusage)> {
+/// What a child took that has ended.
+pub(super) struct Usage {
+    pub(super) ended_well: bool,
+    pub(super) cpu: Duration,
+    pub(super) peak: u64,
+}
+
+/// Waits for the end of a child; its id may be another's from then on.
+pub(super) fn reap(pid: u32) -> std::io::Result<Usage> {
     let mut status = 0;
     let pid = libc::pid_t::try_from(pid).map_err(std::io::Error::other)?;
     // SAFETY: an rusage of zeros is a valid one; wait4(2) writes to it and to the status, both of which are ours.
@@ -106,7 +105,18 @@ fn reap(pid: u32) -> std::io::Result<(libc::c_int, libc::rusage)> {
         let mut usage: libc::rusage = std::mem::zeroed();
         (libc::wait4(pid, &raw mut status, 0, &raw mut usage), usage)
     };
-    if result == pid { Ok((status, usage)) } else { Err(std::io::Error::last_os_error()) }
+    if result != pid {
+        return Err(std::io::Error::last_os_error());
+    }
+    let time = |time: libc::timeval| {
+        Duration::from_micros(time.tv_sec.unsigned_abs() * 1_000_000 + time.tv_usec.unsigned_abs())
+    };
+    Ok(Usage {
+        ended_well: libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0,
+        cpu: time(usage.ru_utime) + time(usage.ru_stime),
+        // In KiB on Linux.
+        peak: usage.ru_maxrss.unsigned_abs() * 1024,
+    })
 }
 
 #[cfg(test)]

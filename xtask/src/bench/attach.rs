@@ -1,0 +1,217 @@
+//! `bench attach`: how long gotrail takes to come and to go by the size of the program, and what it takes itself while
+//! nothing happens.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::machine::Machine;
+use super::spread::Spread;
+use super::tool::Tool;
+use crate::backends::{self, CADDY, ETCD, ETCD_STRIPPED, PROMETHEUS, Source, VICTORIA_METRICS};
+use crate::build;
+use crate::children::Guarded;
+use crate::scratch::Scratch;
+use crate::setup;
+use crate::workspace::Workspace;
+
+/// How long a program has to come to rest.
+const STARTS_WITHIN: Duration = Duration::from_secs(5);
+
+/// Programs, and what they are to be told; `{}` is a folder of their own.
+const PROGRAMS: [(Source, &[&str]); 7] = [
+    (VICTORIA_METRICS, &["-storageDataPath={}", "-httpListenAddr=127.0.0.1:0"]),
+    (ETCD, ETCD_ARGUMENTS),
+    (ETCD_STRIPPED, ETCD_ARGUMENTS),
+    (CADDY, CADDY_ARGUMENTS),
+    (CADDY.stripped("caddy-stripped"), CADDY_ARGUMENTS),
+    (PROMETHEUS, PROMETHEUS_ARGUMENTS),
+    (PROMETHEUS.stripped("prometheus-stripped"), PROMETHEUS_ARGUMENTS),
+];
+const ETCD_ARGUMENTS: &[&str] = &[
+    "--data-dir={}",
+    "--listen-client-urls=unix://{}/client",
+    "--advertise-client-urls=unix://{}/client",
+    "--listen-peer-urls=unix://{}/peer",
+];
+const CADDY_ARGUMENTS: &[&str] = &["run", "--config={}/config", "--adapter=caddyfile"];
+const PROMETHEUS_ARGUMENTS: &[&str] =
+    &["--config.file={}/config", "--storage.tsdb.path={}/data", "--web.listen-address=127.0.0.1:0"];
+/// What caddy and prometheus read.
+const CONFIG: &str = "# nothing\n";
+
+/// Options of `bench attach`.
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// How often each is attached to.
+    #[arg(long, default_value_t = 5)]
+    rounds: u32,
+    /// How long each time, in seconds.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
+    seconds: u64,
+    /// This gotrail, for example an older one, instead of the one of this work tree with optimisations.
+    #[arg(long, value_name = "FILE")]
+    gotrail: Option<PathBuf>,
+    /// Where the figures go, as Markdown and JSON, instead of docs/bench.
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+}
+
+struct Row {
+    name: &'static str,
+    bytes: u64,
+    attached: Spread,
+    detached: Spread,
+    cpu: Spread,
+    peak: Spread,
+    lost: Spread,
+}
+
+/// Runs it.
+pub(super) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCode> {
+    let ready = setup::ensure(workspace)?;
+    let gotrail = match &arguments.gotrail {
+        Some(given) => given.clone(),
+        None => build::build(&build::Arguments::release(), workspace, &ready)?,
+    };
+    let go = setup::ensure_go(workspace)?;
+    let scratch = Scratch::new("bench")?;
+    let mut programs = Vec::new();
+    for (source, given) in PROGRAMS {
+        programs.push((source.name, backends::build(workspace, &go, &source)?.path, given));
+    }
+    let mut machine = Machine::look(workspace);
+    let mut rows = Vec::new();
+    for (name, path, given) in programs {
+        eprintln!("{name}");
+        let running = start(name, &path, given, &scratch)?;
+        let mut row = Row::new(name, &path)?;
+        let pid = running.id();
+        for _ in 0..arguments.rounds {
+            let tool = Tool::gotrail(&gotrail, pid, &[], scratch.path())?;
+            thread::sleep(Duration::from_secs(arguments.seconds));
+            row.note(tool)?;
+        }
+        rows.push(row);
+    }
+    machine.look_again();
+    let folder = arguments.out.clone().unwrap_or_else(|| workspace.root.join("docs/bench"));
+    fs::create_dir_all(&folder).with_context(|| format!("can't make the folder {}", folder.display()))?;
+    println!("{}", table(&rows));
+    for (name, text) in
+        [("attach.md", markdown(&rows, &machine, arguments.seconds)), ("attach.json", json(&rows, &machine))]
+    {
+        let path = folder.join(name);
+        fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))?;
+        println!("{}", path.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn start(name: &'static str, program: &Path, given: &[&str], scratch: &Scratch) -> Result<Guarded> {
+    let folder = scratch.path().join(name);
+    fs::create_dir_all(&folder).with_context(|| format!("can't make the folder {}", folder.display()))?;
+    let config = folder.join("config");
+    fs::write(&config, CONFIG).with_context(|| format!("can't write {}", config.display()))?;
+    let log = folder.join("log");
+    let mut command = Command::new(program);
+    let place = folder.display().to_string();
+    command.args(given.iter().map(|argument| argument.replace("{}", &place))).env("HOME", &folder);
+    let mut process = Guarded::start_logged(name, &mut command, &log)?;
+    thread::sleep(STARTS_WITHIN);
+    if let Some(status) = process.ended()? {
+        bail!("{name} ended with {status}: see {}", fs::read_to_string(&log).unwrap_or_default());
+    }
+    Ok(process)
+}
+
+impl Row {
+    fn new(name: &'static str, path: &Path) -> Result<Self> {
+        let bytes = fs::metadata(path).with_context(|| format!("can't look at {}", path.display()))?.len();
+        let [attached, detached, cpu, peak, lost] = Default::default();
+        Ok(Self { name, bytes, attached, detached, cpu, peak, lost })
+    }
+
+    fn note(&mut self, tool: Tool) -> Result<()> {
+        let account = tool.end()?;
+        for (spread, value) in [
+            (&mut self.attached, account.attached),
+            (&mut self.detached, account.detached),
+            (&mut self.cpu, account.cpu),
+            (&mut self.peak, account.peak),
+            (&mut self.lost, account.lost),
+        ] {
+            spread.add(value.with_context(|| format!("gotrail did not tell all of {}", self.name))?);
+        }
+        Ok(())
+    }
+}
+
+fn table(rows: &[Row]) -> String {
+    let mut out = String::from(
+        "| program | file | attached in | gone in | gotrail's CPU | its memory | events lost |\n|---|---|---|---|---|---|---|\n",
+    );
+    let ms = |seconds: f64| format!("{:.0} ms", seconds * 1e3);
+    let mib = |bytes: f64| format!("{:.0} MiB", bytes / f64::from(1 << 20));
+    for row in rows {
+        // Writing to a String can't fail.
+        let _ = writeln!(
+            out,
+            "| {} | {} | {} | {} | {} | {} | {} |",
+            row.name,
+            mib(row.bytes as f64),
+            range(&row.attached, ms),
+            range(&row.detached, ms),
+            range(&row.cpu, |share| format!("{:.2} %", share * 100.0)),
+            row.peak.most().map(mib).unwrap_or_default(),
+            row.lost.most().map(|lost| format!("{lost:.0}")).unwrap_or_default(),
+        );
+    }
+    out
+}
+
+fn markdown(rows: &[Row], machine: &Machine, seconds: u64) -> String {
+    format!(
+        "# Coming, going, and waiting\n\n\
+         Written by `cargo xtask bench attach`: `gotrail attach` of idle programs for {seconds} s, several times. *Attached in* \
+         is from the begin of the attach to the last probe in place, *gone in* from Ctrl-C to the last probe gone: the median, \
+         the least and the most. *gotrail's CPU* is its share of one processor, start and end included, and its memory the \
+         most that was resident, with the pages of the program's file that it looked at.\n\n{}.\n\n{}",
+        machine.text(),
+        table(rows)
+    )
+}
+
+fn json(rows: &[Row], machine: &Machine) -> String {
+    let rows: Vec<Value> = rows
+        .iter()
+        .map(|row| {
+            json!({
+                "program": row.name,
+                "bytes": row.bytes,
+                "attached_in_s": row.attached.json(),
+                "detached_in_s": row.detached.json(),
+                "cpu_share": row.cpu.json(),
+                "peak_bytes": row.peak.json(),
+                "lost": row.lost.json(),
+            })
+        })
+        .collect();
+    format!("{:#}\n", json!({ "schema": "gotrail.bench.attach/1", "machine": machine.json(), "rows": rows }))
+}
+
+fn range(spread: &Spread, text: impl Fn(f64) -> String) -> String {
+    match (spread.least(), spread.median(), spread.most()) {
+        (Some(least), Some(median), Some(most)) => {
+            format!("**{}** ({} to {})", text(median), text(least), text(most))
+        }
+        _ => String::new(),
+    }
+}
