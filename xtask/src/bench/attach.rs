@@ -183,7 +183,7 @@ fn markdown(rows: &[Row], machine: &Machine, seconds: u64) -> String {
          Written by `cargo xtask bench attach`: `gotrail attach` of idle programs for {seconds} s, several times. *Attached in* \
          is from the begin of the attach to the last probe in place, *gone in* from Ctrl-C to the last probe gone: the median, \
          the least and the most. *gotrail's CPU* is its share of one processor, start and end included, and its memory the \
-         most that was resident, with the pages of the program's file that it looked at.\n\n{}.\n\n{}",
+         most that was resident, with the program's file, which is read whole.\n\n{}.\n\n{}",
         machine.text(),
         table(rows)
     )

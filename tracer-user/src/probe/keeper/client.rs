@@ -30,6 +30,8 @@ use crate::target::Target;
 /// How much later than it should a keeper may speak, in ns; then it is taken to be stopped or stuck, and killed: the
 /// links go with it. Detaching alone takes some 40 ms.
 const PATIENCE_NS: u64 = 500_000_000;
+/// How long a keeper has for its first word: on a starved machine it takes a while to start, and nothing is on before.
+const STARTS_WITHIN_NS: u64 = 5_000_000_000;
 /// How long the end of a keeper is waited for before it is killed.
 const END_WITHIN: Duration = Duration::from_millis(500);
 /// Keepers started in a session at most: what kills them would kill the next one too.
@@ -107,6 +109,8 @@ struct Running {
     child: Child,
     /// When it was last known to run.
     seen_ns: u64,
+    /// Whether it has said anything yet.
+    spoken: bool,
 }
 
 /// What is known of a tier.
@@ -191,7 +195,9 @@ impl Leases {
         if state.keeper.is_none() {
             self.start(&mut state)?;
         }
-        let due_ns = monotonic_ns().saturating_add(PATIENCE_NS);
+        let spoken = state.keeper.as_ref().is_some_and(|running| running.spoken);
+        let patience_ns = if spoken { PATIENCE_NS } else { STARTS_WITHIN_NS };
+        let due_ns = monotonic_ns().saturating_add(patience_ns);
         state.order(BEGIN, tier, length)?;
         state.tiers.insert(tier, Tier { on: false, length_ns: nanos(length), due_ns });
         Ok(())
@@ -331,7 +337,7 @@ impl Leases {
             .stderr(Stdio::null())
             .spawn()
             .map_err(|e| failed(WHAT, e.to_string()))?;
-        state.keeper = Some(Running { socket: ours, child, seen_ns: monotonic_ns() });
+        state.keeper = Some(Running { socket: ours, child, seen_ns: monotonic_ns(), spoken: false });
         // What the links will be made on: this file, and no other that may come to have its path.
         let executable = open(self.shared.target.exe_path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
             .map_err(error)?;
@@ -400,6 +406,9 @@ impl State {
 
     fn take(&mut self, message: Message) -> Option<Report> {
         let Message { kind, tier, at_ns, detail, .. } = message;
+        if let Some(running) = &mut self.keeper {
+            running.spoken = true;
+        }
         match kind {
             ON => {
                 if let Some(state) = self.tiers.get_mut(&tier) {
