@@ -21,6 +21,8 @@ use super::{cost, human, json};
 
 /// Longest that sending the last data may take.
 const FLUSH: Duration = Duration::from_secs(2);
+/// So many times what the windows let expect is no matter of chance: ids are handed out in batches, but not so large ones.
+const SLOWED: f64 = 1.5;
 /// Time between two lines on cost.
 const COST_EVERY: Duration = Duration::from_secs(1);
 /// How long a program that has just been executed may take until it can be attached to, and between two tries.
@@ -483,7 +485,14 @@ impl Attach<'_> {
                 )
             });
             let ids = summary.goids.map_or_else(String::new, |n| {
-                format!("; the runtime handed out {n} goroutine ids meanwhile")
+                // A trap takes longer than a goroutine that does next to nothing.
+                let slowed = process
+                    .sampled_creations
+                    .rate()
+                    .is_some_and(|e| n as f64 > SLOWED * e.high * summary.watched.as_secs_f64());
+                let slowed =
+                    if slowed { ": more than in the windows, which slow the program down" } else { "" };
+                format!("; the runtime handed out {n} goroutine ids meanwhile{slowed}")
             });
             format!("; creations and exits were not all observed, see above{rate}{ids}")
         };

@@ -248,19 +248,13 @@ impl Session {
             wanted.into_iter().partition(|(tier, _)| *tier == TIER_T1 || kind == Links::Single);
         // The keeper starts while the rest is linked. And should gotrail be killed, the kernel closes descriptors in
         // their order: the keeper hears of it before the kernel takes the links down that are held here.
-        let (leases, mut loaded_in) = lease(&mut ebpf, leased, target, bias, kind, &kernel, &options)?;
+        let (leases, mut loaded_in) = lease(&mut ebpf, leased, target, bias, kind, &kernel)?;
         let mut links = Vec::new();
         for (tier, sites) in held {
             let sites: Vec<&Site> = sites.iter().collect();
             let made = link(&mut ebpf, tier, &sites, target, kind, &kernel)?;
             loaded_in.extend(made.loaded_in);
             links.push((tier, made.link));
-        }
-        for (tier, length) in first_leases(&options) {
-            if let Some(leases) = leases.as_ref().filter(|leases| leases.has(tier)) {
-                leases.await_on(tier, KEEPER_STARTS_WITHIN)?;
-                leases.renew(tier, length);
-            }
         }
         // The thread ids that the runtime keeps are those of its own PID namespace.
         let same_namespace = target.inner_pid == target.pid();
@@ -269,6 +263,17 @@ impl Session {
             Drain::start("ring-drain", ring, bias, same_namespace, log_lines(&mut ebpf)).map_err(drains)?;
         let (switch_drain, switch_stream) =
             Drain::start("switch-drain", switch_ring, bias, false, Box::new(|| {})).map_err(drains)?;
+        // Last, when all that takes time is done: a program that creates goroutines all the time pays for each moment.
+        if let Some(leases) = &leases {
+            let first = || first_leases(&options).filter(|(tier, _)| leases.has(*tier));
+            for (tier, length) in first() {
+                leases.begin(tier, length)?;
+            }
+            for (tier, length) in first() {
+                leases.await_on(tier, KEEPER_STARTS_WITHIN)?;
+                leases.renew(tier, length);
+            }
+        }
         let links = Detacher {
             links: Arc::new(Mutex::new(links)),
             leases,
@@ -592,8 +597,7 @@ fn first_leases(options: &Options) -> impl Iterator<Item = (u32, Duration)> {
     [(TIER_T2, options.first_lease)].into_iter().chain(switches)
 }
 
-/// Has a keeper for the tiers that are had by lease, and asks for those that are on from the begin; the others come when
-/// they are asked for.
+/// Has a keeper for the tiers that are had by lease; none of them is on yet.
 fn lease(
     ebpf: &mut Ebpf,
     tiers: Vec<(u32, Vec<Site>)>,
@@ -601,7 +605,6 @@ fn lease(
     bias: u64,
     kind: Links,
     kernel: &Kernel,
-    options: &Options,
 ) -> Result<(Option<Leases>, Vec<LoadedIn>), ProbeError> {
     let (mut programs, mut loaded_in) = (Vec::new(), Vec::new());
     for (tier, sites) in tiers {
@@ -614,9 +617,6 @@ fn lease(
         return Ok((None, loaded_in));
     }
     let leases = Leases::new(target, bias, kind == Links::MultiScoped, programs)?;
-    for (tier, length) in first_leases(options).filter(|(tier, _)| leases.has(*tier)) {
-        leases.begin(tier, length)?;
-    }
     Ok((Some(leases), loaded_in))
 }
 
