@@ -87,6 +87,7 @@ fn check_wait(theirs: &Value, ours: &Value, channels: &BTreeMap<&str, &Value>) {
     for kind in ["semaphore", "cond"] {
         if let Some(address) = theirs[kind].as_str() {
             assert_eq!((&wait["kind"], text(wait, "/address").unwrap()), (&json!(kind), address), "{theirs}");
+            assert!(text(wait, "/lock/type").unwrap().starts_with("sync."), "{theirs}: {wait}");
         }
     }
     if let Some(cases) = theirs["cases"].as_array() {

@@ -34,11 +34,11 @@ pub(super) fn write(
     // An object that is not empty, to which the goroutines are added as text.
     let mut out = head.strip_suffix('}').unwrap_or(&head).to_owned();
     out.push_str(",\"goroutines\":[");
-    let waiting = waiting(dump);
+    let mut waited = Waited { waiting: waiting(dump), locks: HashMap::new() };
     for (index, g) in dump.shown.iter().enumerate() {
         let comma = if index == 0 { "" } else { "," };
         // Writing to a String can't fail.
-        let _ = write!(out, "{comma}{}", goroutine(dump, g, &waiting, symbolizer));
+        let _ = write!(out, "{comma}{}", goroutine(dump, g, &mut waited, symbolizer));
         if out.len() >= PIECE {
             give(&safe(&out));
             out.clear();
@@ -78,6 +78,34 @@ fn head(dump: &Dump<'_>, args: &DumpArgs, symbolizer: &mut Symbolizer) -> Result
     Ok(document)
 }
 
+/// What goroutines wait on together.
+struct Waited {
+    /// How many on each thing.
+    waiting: HashMap<Target, usize>,
+    /// The locks behind semaphores and lists of waiters that were looked at.
+    locks: HashMap<Target, Value>,
+}
+
+/// Locks that are remembered.
+const MAX_LOCKS: usize = 1 << 16;
+
+impl Waited {
+    /// The lock of package sync that a goroutine waits in, by the functions on its stack.
+    fn lock(&mut self, dump: &Dump<'_>, g: &Goroutine, target: Target, symbolizer: &mut Symbolizer) -> Value {
+        if let Some(known) = self.locks.get(&target) {
+            return known.clone();
+        }
+        let functions = waits::functions(dump, g, symbolizer);
+        let lock = dump.runtime.lock(target.address(), functions.iter().map(String::as_str));
+        let value = lock.map_or(Value::Null, waits::lock);
+        if self.locks.len() >= MAX_LOCKS {
+            self.locks.clear();
+        }
+        self.locks.insert(target, value.clone());
+        value
+    }
+}
+
 /// How many goroutines wait on each thing, those that are not shown too.
 fn waiting(dump: &Dump<'_>) -> HashMap<Target, usize> {
     let mut waiting = HashMap::new();
@@ -91,12 +119,7 @@ fn waiting(dump: &Dump<'_>) -> HashMap<Target, usize> {
     waiting
 }
 
-fn goroutine(
-    dump: &Dump<'_>,
-    g: &Goroutine,
-    waiting: &HashMap<Target, usize>,
-    symbolizer: &mut Symbolizer,
-) -> Value {
+fn goroutine(dump: &Dump<'_>, g: &Goroutine, waited: &mut Waited, symbolizer: &mut Symbolizer) -> Value {
     let binary = dump.runtime.binary();
     let since = (g.wait_since_ns != 0).then_some(g.wait_since_ns);
     let mut value = json!({
@@ -106,7 +129,7 @@ fn goroutine(
         "wait_since_ns": since,
         "wait_for_ns": dump.age(g),
         "wait_for_at_least_ns": dump.least_age(g),
-        "wait": dump.details.waits.get(&g.goid).map(|found| wait(dump, found, waiting)),
+        "wait": dump.details.waits.get(&g.goid).map(|found| wait(dump, found, &waited.waiting)),
         "labels": labels_of(dump, g),
         "start_function": binary.function_name(g.startpc),
         "created_by": created_by(dump, g, symbolizer),
@@ -121,6 +144,14 @@ fn goroutine(
         "system": g.system,
         "torn": g.torn,
     });
+    let target = match dump.details.waits.get(&g.goid) {
+        Some(Wait::Semaphore(Some(address))) => Some(Target::Semaphore(*address)),
+        Some(Wait::Cond(Some(address))) => Some(Target::Cond(*address)),
+        _ => None,
+    };
+    if let Some(target) = target {
+        value["wait"]["lock"] = waited.lock(dump, g, target, symbolizer);
+    }
     add_stack(&mut value, dump, g, symbolizer);
     value
 }

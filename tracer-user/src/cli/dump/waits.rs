@@ -116,7 +116,7 @@ fn addresses(thing: &Thing<'_>) -> Vec<u64> {
 }
 
 /// The functions on a stack, innermost first.
-fn functions(dump: &Dump<'_>, g: &Goroutine, symbolizer: &mut Symbolizer) -> Vec<String> {
+pub(super) fn functions(dump: &Dump<'_>, g: &Goroutine, symbolizer: &mut Symbolizer) -> Vec<String> {
     let mut names = Vec::new();
     for pc in &g.stack.pcs {
         let frames = symbolizer.frames(dump.runtime.binary(), *pc);
@@ -377,7 +377,8 @@ pub(super) fn json(
     ])
 }
 
-fn lock(lock: Lock) -> Value {
+/// A lock of package sync.
+pub(super) fn lock(lock: Lock) -> Value {
     let mut value = match lock.state {
         LockState::Mutex { locked, starving } => json!({ "locked": locked, "starving": starving }),
         LockState::RwMutex { writer, readers_before_writer } => {
