@@ -82,6 +82,13 @@ impl Plan {
     pub fn tier(&self, tier: u32) -> impl Iterator<Item = &Site> {
         self.sites.iter().filter(move |site| site.probe.tier() == tier)
     }
+
+    /// Whether everything that a tier observes has its place: nothing is lost.
+    #[must_use]
+    pub fn is_whole(&self, tier: u32) -> bool {
+        self.tier(tier).next().is_some()
+            && !self.unavailable.iter().any(|missing| missing.lost && missing.probe.tier() == tier)
+    }
 }
 
 /// Functions whose entry is observed: probe, name, the first minor version that has it, whether every program
@@ -133,6 +140,7 @@ pub(super) fn plan(
     if tiers & TIER_T2 != 0 {
         planner.creation();
         planner.exit(version);
+        planner.both(Probe::GoCreate, Probe::GoExit);
     }
     if tiers & TIER_T3 != 0 {
         planner.park();
@@ -186,9 +194,23 @@ impl<'a> Planner<'a> {
             if !code.may_call(&[newproc1.entry]) {
                 continue;
             }
-            for spot in code.behind_calls(newproc1.entry) {
-                any = true;
-                self.add(Probe::GoCreate, name, function, spot);
+            let spots = code.behind_calls(newproc1.entry);
+            any |= !spots.is_empty();
+            // Without inlining (-gcflags=all=-l) a call of an accessor comes first, over which the g is on the stack.
+            let is_cheap =
+                |spot: &Result<Spot, String>| matches!(spot, Ok(Spot { cost: Cost::Emulated, .. }));
+            let handed_on = runqput.and_then(|runqput| code.handed_on(newproc1.entry, runqput.entry, 1));
+            match handed_on {
+                Some(handed_on) if !spots.iter().any(is_cheap) => {
+                    for spot in handed_on {
+                        self.add(Probe::GoCreate, name, function, Ok(spot));
+                    }
+                }
+                _ => {
+                    for spot in spots {
+                        self.add(Probe::GoCreate, name, function, spot);
+                    }
+                }
             }
         }
         for (function, name) in self.inlining.hosts_of(WHAT) {
@@ -250,6 +272,19 @@ impl<'a> Planner<'a> {
                     self.substitute(Probe::GoExit, GDESTROY, host, "the entry of runtime.coroexit");
                 }
                 _ => self.lost_to_inlining(Probe::GoExit, GDESTROY, host),
+            }
+        }
+    }
+
+    /// Creations without exits, or exits without creations, would tell of numbers that are not so: both or neither.
+    fn both(&mut self, one: Probe, other: Probe) {
+        let has = |plan: &Plan, probe: Probe| plan.sites.iter().any(|site| site.probe == probe);
+        for (lacking, useless) in [(one, other), (other, one)] {
+            if !has(&self.plan, lacking) && has(&self.plan, useless) {
+                self.plan.sites.retain(|site| site.probe != useless);
+                self.plan.substitutes.retain(|substitute| substitute.probe != useless);
+                let why = format!("without {} it would tell half of the lifetimes", lacking.name());
+                self.unavailable(useless, why, true);
             }
         }
     }
