@@ -162,22 +162,82 @@ impl<'a> Planner<'a> {
     fn rare(&mut self, version: &GoVersion) {
         let functions = self.symbols.find(self.image, ENTRIES.map(|(_, name, ..)| name));
         for ((probe, name, since, always), function) in ENTRIES.into_iter().zip(functions) {
+            let inlined = self.note_inlined(probe, name, version);
             match function {
-                Some(function) => {
-                    self.entry(probe, name, function);
-                    self.note_inlined(probe, name);
-                }
+                Some(function) => self.entry(probe, name, function),
                 None if version.minor < since => {
                     self.unavailable(probe, format!("{name} came with Go 1.{since}"), false);
                 }
+                // Nothing but what was inlined is left of it, and that has been told.
+                None if inlined => {}
                 None => self.unavailable(probe, format!("{name} is not in the binary"), always),
             }
         }
     }
 
+    /// Says which of the observed functions were inlined into others, and what becomes of the events there. Returns
+    /// whether this one was.
+    fn note_inlined(&mut self, probe: Probe, name: &str, version: &GoVersion) -> bool {
+        let mut hosts: Vec<&str> = self.inlining.hosts_of(name).into_iter().map(|(_, into)| into).collect();
+        if probe == Probe::ForcedGc {
+            hosts.extend(self.forcing_outside(name));
+            hosts.sort_unstable();
+            hosts.dedup();
+        }
+        for into in &hosts {
+            // From Go 1.22 on what starts the world is told since when and why it was stopped; who had it stopped is
+            // not, which the GC's own stops need not say (runtime/proc.go, `worldStop`).
+            let by_gc = ["runtime.gcStart", "runtime.gcMarkDone", "runtime.gcMarkTermination"]
+                .iter()
+                .any(|gc| into.strip_prefix(gc).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')));
+            if probe != Probe::StwStop || version.minor < 22 {
+                self.lost_to_inlining(probe, name, into);
+            } else {
+                let told = "the entry of runtime.startTheWorldWithSema, which is told of begin and reason of the stop";
+                let instead =
+                    if by_gc { told.to_owned() } else { format!("{told} (not of who asked for it)") };
+                self.substitute(probe, name, into, &instead);
+            }
+        }
+        !hosts.is_empty()
+    }
+
+    /// The functions that are not the runtime's own into which `runtime.GC` was inlined: found by the calls that its
+    /// body makes (runtime/mgc.go, Go 1.18 to 1.27), as the inline trees of a whole program are many.
+    fn forcing_outside(&self, name: &str) -> Vec<&'a str> {
+        const BODY: [&str; 4] =
+            ["runtime.gcStart", "runtime.gcWaitOnMark", "runtime.sweepone", "runtime.mProf_PostSweep"];
+        let body: Vec<u64> = self
+            .symbols
+            .find(self.image, BODY)
+            .into_iter()
+            .flatten()
+            .map(|function| function.entry)
+            .collect();
+        let (mut hosts, mut left) = (Vec::new(), MAX_SITES);
+        self.symbols.for_each_name(self.image, |function, host, _| {
+            if host.starts_with("runtime.") || left == 0 {
+                return;
+            }
+            let Some(code) = Code::of(self.image, function).filter(|code| code.may_call(&body)) else {
+                return;
+            };
+            let inlined = code.calls(&body).iter().any(|call| {
+                left = left.saturating_sub(1);
+                let frames = self.symbols.frames(self.image, call.address, true);
+                frames.iter().any(|frame| frame.inlined && frame.function == name)
+            });
+            if inlined {
+                hosts.push(host);
+            }
+        });
+        hosts
+    }
+
     /// Creation: behind each call of `newproc1`, the first cheap instruction at which the new `*g` is still in
     /// a register. All its fields are set by then, and nobody can run it yet (runtime/proc.go, `newproc`).
-    /// Where `newproc1` was inlined, the call of `runqput` that follows it has the same `*g` as an argument.
+    /// Where `newproc1` was inlined, or nothing cheap comes in time, the call of `runqput` that follows it has the same
+    /// `*g` as an argument.
     fn creation(&mut self) {
         const WHAT: &str = "runtime.newproc1";
         let [newproc1, runqput] = self.symbols.find(self.image, [WHAT, "runtime.runqput"]);
@@ -437,15 +497,8 @@ impl<'a> Planner<'a> {
         });
     }
 
-    /// Says which of the observed functions were inlined into others: what passes there is not seen.
-    fn note_inlined(&mut self, probe: Probe, name: &str) {
-        for (_, into) in self.inlining.hosts_of(name) {
-            self.lost_to_inlining(probe, name, into);
-        }
-    }
-
     fn lost_to_inlining(&mut self, probe: Probe, name: &str, into: &str) {
-        let why = format!("{name} was inlined into {into}: what passes there is not seen");
+        let why = format!("{name} was inlined into {into}, where its calls can't be told");
         self.unavailable(probe, why, true);
     }
 }

@@ -498,6 +498,12 @@ impl Attach<'_> {
                 duration(*longest_ns)
             );
         }
+        if process.stw.unpaired != 0 {
+            outln!(
+                "  stw: {} x ended whose begin was not seen: how long they took is not known",
+                process.stw.unpaired
+            );
+        }
         if process.panics != 0 {
             outln!("  panics: {}, {} recovered", process.panics, process.recovered);
         }
