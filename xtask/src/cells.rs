@@ -29,6 +29,9 @@ const SWITCHES_VERSIONS: [&str; 4] = ["1.20.14", "1.22.12", "1.24.11", go::NEWES
 /// The program that makes goroutines: also built as for a debugger, which changes what follows the making of one.
 const SPAWN: &str = "spawn";
 
+/// The program that stops the world: also built by a profile of collections, which inlines the ways into one.
+const GCSTW: &str = "gcstw";
+
 /// The versions of Go that the matrix is built with, oldest first: the last of each minor when this was written, and
 /// some before, as layouts and code change within a minor too.
 const VERSIONS: [&str; 12] = [
@@ -250,6 +253,7 @@ impl Wanted {
                 SPAWN if cell.mode == Mode::Noinline => {
                     here && [go::VERSIONS[0], go::NEWEST].contains(&cell.go.as_str())
                 }
+                GCSTW if cell.mode == Mode::Pgo => here && Version::find(&cell.go) >= Some(FIRST_WITH_PGO),
                 LIBRARY => !cell.mode.makes_program() && here,
                 FIGURES if SECOND_OF_THEIR_MINOR.contains(&cell.go.as_str()) => false,
                 _ => matches!(cell.mode, Mode::Default | Mode::Stripped) && here,
@@ -321,6 +325,7 @@ mod tests {
             (VERSIONS.len() - SECOND_OF_THEIR_MINOR.len()) * 2
         );
         assert_eq!(Wanted::all(true).cells(SPAWN).len(), go::VERSIONS.len() * 2 + 2);
+        assert_eq!(Wanted::all(true).cells(GCSTW).len(), go::VERSIONS.len() * 3);
         let library: Vec<String> =
             Wanted::all(true).cells(LIBRARY).iter().map(|cell| cell.mode.name().to_owned()).collect();
         assert_eq!(library, ["c-shared", "plugin"]);
