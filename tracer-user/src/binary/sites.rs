@@ -10,7 +10,7 @@ use tracer_ebpf::{MAX_COROUTINE_CALLS, MAX_RESUMES, Probe, TIER_T1, TIER_T2, TIE
 
 use super::code::{Code, Cost, Spot};
 use super::image::Image;
-use super::inlining::{Inlining, inlining};
+use super::inlining::{Inlining, hosts_outside, inlining};
 use super::layout::Layout;
 use super::symbols::{Function, Symbols};
 use super::version::GoVersion;
@@ -113,6 +113,10 @@ const ENTRIES: [(Probe, &str, u16, bool); 16] = [
     (Probe::Recovery, "runtime.recovery", 18, true),
 ];
 
+/// What the body of `runtime.GC` calls (runtime/mgc.go, Go 1.18 to 1.27).
+const FORCED_GC_CALLS: [&str; 4] =
+    ["runtime.gcStart", "runtime.gcWaitOnMark", "runtime.sweepone", "runtime.mProf_PostSweep"];
+
 /// Places, and reasons for none, that one plan has at most; a real one has some fifty.
 const MAX_SITES: usize = 1024;
 
@@ -180,58 +184,17 @@ impl<'a> Planner<'a> {
     fn note_inlined(&mut self, probe: Probe, name: &str, version: &GoVersion) -> bool {
         let mut hosts: Vec<&str> = self.inlining.hosts_of(name).into_iter().map(|(_, into)| into).collect();
         if probe == Probe::ForcedGc {
-            hosts.extend(self.forcing_outside(name));
+            hosts.extend(hosts_outside(self.image, self.symbols, name, FORCED_GC_CALLS));
             hosts.sort_unstable();
             hosts.dedup();
         }
         for into in &hosts {
-            // From Go 1.22 on what starts the world is told since when and why it was stopped; who had it stopped is
-            // not, which the GC's own stops need not say (runtime/proc.go, `worldStop`).
-            let by_gc = ["runtime.gcStart", "runtime.gcMarkDone", "runtime.gcMarkTermination"]
-                .iter()
-                .any(|gc| into.strip_prefix(gc).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')));
-            if probe != Probe::StwStop || version.minor < 22 {
-                self.lost_to_inlining(probe, name, into);
-            } else {
-                let told = "the entry of runtime.startTheWorldWithSema, which is told of begin and reason of the stop";
-                let instead =
-                    if by_gc { told.to_owned() } else { format!("{told} (not of who asked for it)") };
-                self.substitute(probe, name, into, &instead);
+            match stop_is_told(version, into).filter(|_| probe == Probe::StwStop) {
+                Some(instead) => self.substitute(probe, name, into, &instead),
+                None => self.lost_to_inlining(probe, name, into),
             }
         }
         !hosts.is_empty()
-    }
-
-    /// The functions that are not the runtime's own into which `runtime.GC` was inlined: found by the calls that its
-    /// body makes (runtime/mgc.go, Go 1.18 to 1.27), as the inline trees of a whole program are many.
-    fn forcing_outside(&self, name: &str) -> Vec<&'a str> {
-        const BODY: [&str; 4] =
-            ["runtime.gcStart", "runtime.gcWaitOnMark", "runtime.sweepone", "runtime.mProf_PostSweep"];
-        let body: Vec<u64> = self
-            .symbols
-            .find(self.image, BODY)
-            .into_iter()
-            .flatten()
-            .map(|function| function.entry)
-            .collect();
-        let (mut hosts, mut left) = (Vec::new(), MAX_SITES);
-        self.symbols.for_each_name(self.image, |function, host, _| {
-            if host.starts_with("runtime.") || left == 0 {
-                return;
-            }
-            let Some(code) = Code::of(self.image, function).filter(|code| code.may_call(&body)) else {
-                return;
-            };
-            let inlined = code.calls(&body).iter().any(|call| {
-                left = left.saturating_sub(1);
-                let frames = self.symbols.frames(self.image, call.address, true);
-                frames.iter().any(|frame| frame.inlined && frame.function == name)
-            });
-            if inlined {
-                hosts.push(host);
-            }
-        });
-        hosts
     }
 
     /// Creation: behind each call of `newproc1`, the first cheap instruction at which the new `*g` is still in
@@ -500,5 +463,40 @@ impl<'a> Planner<'a> {
     fn lost_to_inlining(&mut self, probe: Probe, name: &str, into: &str) {
         let why = format!("{name} was inlined into {into}, where its calls can't be told");
         self.unavailable(probe, why, true);
+    }
+}
+
+/// What tells of a stop of the world where `stopTheWorldWithSema` was inlined into `into`: from Go 1.22 on what starts
+/// the world again is told since when and why it was stopped (runtime/proc.go, `worldStop`). Who had it stopped, it is
+/// not told; the GC's own stops need not say.
+fn stop_is_told(version: &GoVersion, into: &str) -> Option<String> {
+    let told = "the entry of runtime.startTheWorldWithSema, which is told of begin and reason of the stop";
+    let by_gc = ["runtime.gcStart", "runtime.gcMarkDone", "runtime.gcMarkTermination"]
+        .iter()
+        .any(|gc| into.strip_prefix(gc).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')));
+    let but = if by_gc { "" } else { " (not of who asked for it)" };
+    (version.minor >= 22).then(|| format!("{told}{but}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stop_is_told_by_the_start_from_go_1_22_on() {
+        let told = |version: &str, into| stop_is_told(&GoVersion::parse(version).unwrap(), into);
+        assert_eq!(told("go1.21.13", "runtime.gcStart.func1"), None);
+        for (into, asks) in [
+            ("runtime.gcStart.func2", false),
+            ("runtime.gcMarkDone.func2", false),
+            ("runtime.stopTheWorld.func1", true),
+            ("runtime.gcStartOther", true),
+        ] {
+            for version in ["go1.22.12", "go1.27.3"] {
+                let instead = told(version, into).unwrap();
+                assert!(instead.contains("startTheWorldWithSema"), "{instead}");
+                assert_eq!(instead.contains("who asked"), asks, "{into}: {instead}");
+            }
+        }
     }
 }
