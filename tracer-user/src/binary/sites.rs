@@ -89,6 +89,19 @@ impl Plan {
         self.tier(tier).next().is_some()
             && !self.unavailable.iter().any(|missing| missing.lost && missing.probe.tier() == tier)
     }
+
+    /// Creations without exits, or exits without creations, would tell of numbers that are not so.
+    fn both_or_neither(&mut self, one: Probe, other: Probe) {
+        let has = |plan: &Self, probe: Probe| plan.sites.iter().any(|site| site.probe == probe);
+        for (lacking, useless) in [(one, other), (other, one)] {
+            if !has(self, lacking) && has(self, useless) {
+                self.sites.retain(|site| site.probe != useless);
+                self.substitutes.retain(|substitute| substitute.probe != useless);
+                let why = format!("without {} it would tell half of the lifetimes", lacking.name());
+                self.unavailable.push(Unavailable { probe: useless, why, lost: true });
+            }
+        }
+    }
 }
 
 /// Functions whose entry is observed: probe, name, the first minor version that has it, whether every program
@@ -144,7 +157,7 @@ pub(super) fn plan(
     if tiers & TIER_T2 != 0 {
         planner.creation();
         planner.exit(version);
-        planner.both(Probe::GoCreate, Probe::GoExit);
+        planner.plan.both_or_neither(Probe::GoCreate, Probe::GoExit);
     }
     if tiers & TIER_T3 != 0 {
         planner.park();
@@ -295,19 +308,6 @@ impl<'a> Planner<'a> {
                     self.substitute(Probe::GoExit, GDESTROY, host, "the entry of runtime.coroexit");
                 }
                 _ => self.lost_to_inlining(Probe::GoExit, GDESTROY, host),
-            }
-        }
-    }
-
-    /// Creations without exits, or exits without creations, would tell of numbers that are not so: both or neither.
-    fn both(&mut self, one: Probe, other: Probe) {
-        let has = |plan: &Plan, probe: Probe| plan.sites.iter().any(|site| site.probe == probe);
-        for (lacking, useless) in [(one, other), (other, one)] {
-            if !has(&self.plan, lacking) && has(&self.plan, useless) {
-                self.plan.sites.retain(|site| site.probe != useless);
-                self.plan.substitutes.retain(|substitute| substitute.probe != useless);
-                let why = format!("without {} it would tell half of the lifetimes", lacking.name());
-                self.unavailable(useless, why, true);
             }
         }
     }
@@ -481,6 +481,42 @@ fn stop_is_told(version: &GoVersion, into: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn site(probe: Probe) -> Site {
+        Site {
+            probe,
+            function: "runtime.f".to_owned(),
+            entry: 0x1000,
+            address: 0x1000,
+            file_offset: 0,
+            bytes: vec![0x55],
+            cost: Cost::Emulated,
+            register: 0,
+            stack_check: false,
+        }
+    }
+
+    #[test]
+    fn creations_and_exits_are_observed_together_or_not_at_all() {
+        let mut plan = Plan {
+            sites: vec![site(Probe::GcStart), site(Probe::GoCreate), site(Probe::GoExit)],
+            ..Plan::default()
+        };
+        plan.both_or_neither(Probe::GoCreate, Probe::GoExit);
+        assert_eq!((plan.sites.len(), plan.is_whole(TIER_T2)), (3, true));
+        for lacking in [Probe::GoCreate, Probe::GoExit] {
+            let mut plan = plan.clone();
+            plan.sites.retain(|site| site.probe != lacking);
+            plan.both_or_neither(Probe::GoCreate, Probe::GoExit);
+            assert_eq!((plan.tier(TIER_T1).count(), plan.tier(TIER_T2).count()), (1, 0), "{lacking:?}");
+            assert!(!plan.is_whole(TIER_T2));
+            assert!(matches!(&plan.unavailable[..], [Unavailable { lost: true, .. }]), "{plan:?}");
+        }
+        // One of several places: what is seen is right, but not all.
+        let why = "no place".to_owned();
+        plan.unavailable.push(Unavailable { probe: Probe::GoCreate, why, lost: true });
+        assert!(!plan.is_whole(TIER_T2));
+    }
 
     #[test]
     fn a_stop_is_told_by_the_start_from_go_1_22_on() {
