@@ -18,7 +18,7 @@ const GC_STOPS: u64 = 40;
 const RESTART_NS: u64 = 150_000;
 
 /// Runs `gcstw` while it is watched; returns its own figures and what gotrail says.
-fn watch(build: &Build, attach: &[&str]) -> (Value, Report) {
+pub(crate) fn watch(build: &Build, attach: &[&str]) -> (Value, Report) {
     let mut target = build.start_ready(&["-interval", "25ms"]).unwrap();
     let attach = Attach::start(target.pid(), attach).unwrap();
     target.tell("").unwrap();
@@ -32,7 +32,7 @@ fn watch(build: &Build, attach: &[&str]) -> (Value, Report) {
 }
 
 /// Counts by reason, without those that are zero.
-fn by_reason(object: &Value, count: impl Fn(&Value) -> u64) -> BTreeMap<String, u64> {
+pub(crate) fn by_reason(object: &Value, count: impl Fn(&Value) -> u64) -> BTreeMap<String, u64> {
     let counts = object.as_object().unwrap().iter().map(|(reason, value)| (reason.clone(), count(value)));
     counts.filter(|(_, count)| *count != 0).collect()
 }

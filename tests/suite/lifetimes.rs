@@ -2,7 +2,7 @@
 
 use gotrail_tests::attach::{Attach, Report};
 use gotrail_tests::env::Need;
-use gotrail_tests::fixture::{Build, MODES, VERSIONS, builds, each};
+use gotrail_tests::fixture::{Build, MODES, OLDEST_AND_NEWEST, VERSIONS, builds, each};
 use gotrail_tests::json::{number, truth};
 use gotrail_tests::needs;
 use serde_json::Value;
@@ -40,6 +40,18 @@ fn root_loss_1_goroutines_are_counted_exactly() {
     each(&builds("spawn", &VERSIONS, &MODES).unwrap(), 4, |build| {
         let (own, report) = watch(build, &["-count", "5000", "-rate", "4000"]);
         assert_eq!(number(&own, "/created").unwrap(), 5000, "the fixture itself: {own}");
+        check(&own, &report);
+    });
+}
+
+#[test]
+fn root_loss_1_a_build_for_a_debugger_hides_no_goroutine() {
+    needs!(Need::Fixtures, Need::Root);
+    each(&builds("spawn", &OLDEST_AND_NEWEST, &["noinline"]).unwrap(), 2, |build| {
+        let coroutines: &[&str] = if build.minor().unwrap() < 23 { &[] } else { &["-iter", "300"] };
+        let (own, report) = watch(build, &[&["-count", "5000", "-rate", "4000"][..], coroutines].concat());
+        assert_eq!(number(&own, "/created").unwrap(), 5000, "the fixture itself: {own}");
+        assert!(truth(report.summary().unwrap(), "/goroutines/lifetimes_observed").unwrap());
         check(&own, &report);
     });
 }

@@ -5,12 +5,14 @@ use std::process::Command;
 
 use gotrail_tests::attach::{Attach, run};
 use gotrail_tests::env::{self, Need};
-use gotrail_tests::fixture::{ARCHITECTURE, Build, Cell, cells, each};
+use gotrail_tests::fixture::{ARCHITECTURE, Build, Cell, VERSIONS, builds, cells, each};
 use gotrail_tests::json::{array, number, text};
 use gotrail_tests::needs;
 use gotrail_tests::scratch::Scratch;
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::Value;
+
+use super::counts;
 
 /// The first Go whose trace has times of the monotonic clock (internal/trace, version 2).
 const FIRST_WITH_CLOCK: u32 = 22;
@@ -104,4 +106,64 @@ fn what_a_profile_inlined_has_its_substitute_named() {
         }
     }
     assert!(inlined > 0, "the profile had nothing inlined: it is none of the scheduler");
+}
+
+/// What an answer says that events are lost of: probe and why.
+fn lost(inspected: &Value) -> Vec<(String, String)> {
+    let missing = array(inspected, "/unavailable").unwrap().iter().filter(|missing| missing["lost"] == true);
+    let told = |missing: &Value, field| text(missing, field).unwrap().to_owned();
+    missing.map(|missing| (told(missing, "/probe"), told(missing, "/why"))).collect()
+}
+
+#[test]
+fn root_truth_1_a_profile_of_collections_hides_what_is_said_and_no_more() {
+    needs!(Need::Fixtures, Need::Root);
+    let inspect = |build: &Build| {
+        let answer = run(&["inspect", build.path.to_str().unwrap(), "--format", "json"]).unwrap();
+        answer.well().unwrap().json().unwrap()
+    };
+    let builds = builds("gcstw", &VERSIONS, &["pgo"]).unwrap();
+    each(&builds, 2, |build| {
+        let inspected = inspect(build);
+        let lost = lost(&inspected);
+        // A call that is none any more is lost where the list of calls says that it was inlined, and nowhere else.
+        let hazards = array(&inspected, "/hazards").unwrap().iter();
+        let inlined: Vec<&str> = hazards
+            .filter(|call| call["call"] == "runtime.GC" && call["inlined"] == true)
+            .map(|call| text(call, "/function").unwrap())
+            .collect();
+        let forced: Vec<&str> =
+            lost.iter().filter(|(probe, _)| probe == "forced_gc").map(|(_, why)| why.as_str()).collect();
+        assert_eq!(inlined.len(), forced.len(), "{build}: {inlined:?} {forced:?}");
+        for function in inlined {
+            assert!(forced.iter().any(|why| why.contains(function)), "{build}: {function}: {forced:?}");
+        }
+        let (own, report) = counts::watch(build, &[]);
+        let attached = report.lines_of("attached").next().unwrap();
+        let not_seen: Vec<(String, String)> = array(attached, "/not_seen")
+            .unwrap()
+            .iter()
+            .map(|missing| {
+                (text(missing, "/probe").unwrap().to_owned(), text(missing, "/why").unwrap().to_owned())
+            })
+            .collect();
+        let observed: Vec<_> = lost
+            .iter()
+            .filter(|(probe, _)| !matches!(probe.as_str(), "go_park" | "go_ready" | "go_run"))
+            .collect();
+        assert!(observed.into_iter().eq(&not_seen), "{build}: {lost:?} {not_seen:?}");
+        println!("{build}: {lost:?}");
+        if !lost.iter().any(|(probe, _)| probe.starts_with("stw_") || probe.starts_with("gc_")) {
+            return counts::check(&own, &report);
+        }
+        let stops =
+            |of: &Value, count: &dyn Fn(&Value) -> u64| counts::by_reason(of, count).values().sum::<u64>();
+        let summary = report.summary().unwrap();
+        let ours = stops(&summary["stw"]["by_reason"], &|sum| sum["count"].as_u64().unwrap());
+        let theirs = stops(&own["by_reason"], &|count| count.as_u64().unwrap());
+        assert!(ours < theirs, "{build}: {lost:?}, but all of {own} were seen: {summary}");
+    });
+    let inlined =
+        builds.iter().filter(|build| lost(&inspect(build)).iter().any(|(probe, _)| probe == "forced_gc"));
+    assert!(inlined.count() > 0, "the profile had no collection inlined");
 }

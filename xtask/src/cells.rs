@@ -26,6 +26,12 @@ const SWITCHES: &str = "switches";
 /// The versions that it is built with: each way of T3 is in one of them.
 const SWITCHES_VERSIONS: [&str; 4] = ["1.20.14", "1.22.12", "1.24.11", go::NEWEST];
 
+/// The program that makes goroutines: also built as for a debugger, which changes what follows the making of one.
+const SPAWN: &str = "spawn";
+
+/// The program that stops the world: also built by a profile of collections, which inlines the ways into one.
+const GCSTW: &str = "gcstw";
+
 /// The versions of Go that the matrix is built with, oldest first: the last of each minor when this was written, and
 /// some before, as layouts and code change within a minor too.
 const VERSIONS: [&str; 12] = [
@@ -68,6 +74,8 @@ pub(crate) enum Mode {
     Pgo,
     /// With the race detector.
     Race,
+    /// Neither optimised nor inlined, as for a debugger.
+    Noinline,
     /// A library for programs of other languages.
     CShared,
     /// A part of a program, loaded when it runs.
@@ -87,6 +95,7 @@ impl Mode {
             Self::Trimpath => "trimpath",
             Self::Pgo => "pgo",
             Self::Race => "race",
+            Self::Noinline => "noinline",
             Self::CShared => "c-shared",
             Self::Plugin => "plugin",
         }
@@ -95,6 +104,11 @@ impl Mode {
     /// Whether it makes a program.
     pub(crate) fn makes_program(self) -> bool {
         !matches!(self, Self::CShared | Self::Plugin)
+    }
+
+    /// Whether the matrix is built in this way.
+    pub(crate) fn is_of_matrix(self) -> bool {
+        self.makes_program() && self != Self::Noinline
     }
 
     /// What `go build` is told, but for the profile, which is not known before it is made.
@@ -113,6 +127,7 @@ impl Mode {
                 flags.extend(["-buildmode=pie", "-ldflags=-linkmode=external -extldflags=-static-pie"]);
             }
             Self::Race => flags.push("-race"),
+            Self::Noinline => flags.push("-gcflags=all=-N -l"),
             Self::CShared => flags.push("-buildmode=c-shared"),
             Self::Plugin => flags.push("-buildmode=plugin"),
         }
@@ -235,6 +250,10 @@ impl Wanted {
             && match cell.name.as_str() {
                 MATRIX => is_made(cell) && (self.full || !self.is_usual() || is_usual(cell)),
                 SWITCHES => matches!(cell.mode, Mode::Default | Mode::Pgo) && here,
+                SPAWN if cell.mode == Mode::Noinline => {
+                    here && [go::VERSIONS[0], go::NEWEST].contains(&cell.go.as_str())
+                }
+                GCSTW if cell.mode == Mode::Pgo => here && Version::find(&cell.go) >= Some(FIRST_WITH_PGO),
                 LIBRARY => !cell.mode.makes_program() && here,
                 FIGURES if SECOND_OF_THEIR_MINOR.contains(&cell.go.as_str()) => false,
                 _ => matches!(cell.mode, Mode::Default | Mode::Stripped) && here,
@@ -245,7 +264,7 @@ impl Wanted {
 /// Which ways there are for which architecture. For another than the host's there is no C compiler, and
 /// nothing that could be run; what matters there is what is read from the file.
 fn is_made(cell: &Cell) -> bool {
-    cell.mode.makes_program()
+    cell.mode.is_of_matrix()
         && (cell.arch == go::architecture()
             || matches!(cell.mode, Mode::Default | Mode::Stripped | Mode::Pie))
 }
@@ -276,7 +295,7 @@ mod tests {
         let minors: BTreeSet<_> =
             cells.iter().map(|cell| cell.go.rsplit_once('.').unwrap().0.to_owned()).collect();
         assert_eq!(minors.len(), 10, "{minors:?}");
-        for mode in Mode::value_variants().iter().filter(|mode| mode.makes_program()) {
+        for mode in Mode::value_variants().iter().filter(|mode| mode.is_of_matrix()) {
             let host = cells.iter().filter(|cell| cell.mode == *mode && cell.arch == go::architecture());
             assert!(host.count() >= 2, "{mode:?}");
         }
@@ -294,7 +313,7 @@ mod tests {
         let cells = Wanted::all(true).cells(MATRIX);
         let foreign = cells.iter().filter(|cell| cell.arch != go::architecture()).count();
         assert_eq!(foreign, VERSIONS.len() * 3);
-        let ways = Mode::value_variants().iter().filter(|mode| mode.makes_program()).count();
+        let ways = Mode::value_variants().iter().filter(|mode| mode.is_of_matrix()).count();
         assert_eq!(cells.len() - foreign, VERSIONS.len() * ways);
     }
 
@@ -305,6 +324,8 @@ mod tests {
             Wanted::all(true).cells(FIGURES).len(),
             (VERSIONS.len() - SECOND_OF_THEIR_MINOR.len()) * 2
         );
+        assert_eq!(Wanted::all(true).cells(SPAWN).len(), go::VERSIONS.len() * 2 + 2);
+        assert_eq!(Wanted::all(true).cells(GCSTW).len(), go::VERSIONS.len() * 3);
         let library: Vec<String> =
             Wanted::all(true).cells(LIBRARY).iter().map(|cell| cell.mode.name().to_owned()).collect();
         assert_eq!(library, ["c-shared", "plugin"]);

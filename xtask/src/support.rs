@@ -106,7 +106,7 @@ fn parts(text: &str) -> Result<(&str, &str, &str)> {
 /// The columns: architecture and mode.
 fn columns() -> Vec<(&'static str, &'static str)> {
     let modes = |modes: &[Mode]| {
-        modes.iter().filter(|mode| mode.makes_program()).map(|mode| mode.name()).collect::<Vec<_>>()
+        modes.iter().filter(|mode| mode.is_of_matrix()).map(|mode| mode.name()).collect::<Vec<_>>()
     };
     let amd64 = modes(Mode::value_variants()).into_iter().map(|mode| ("amd64", mode));
     let arm64 = modes(&[Mode::Default, Mode::Stripped, Mode::Pie]).into_iter().map(|mode| ("arm64", mode));

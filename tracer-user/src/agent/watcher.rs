@@ -186,6 +186,10 @@ impl Watcher {
             };
         }
         let plan = binary.plan(probes.tiers);
+        if plan.tier(TIER_T2).next().is_none() {
+            probes.tiers &= !TIER_T2;
+        }
+        let lifetimes = probes.tiers & TIER_T2 != 0 && plan.is_whole(TIER_T2);
         probes.first_lease = first_lease(&runtime, &begun);
         let (session, stream, switches) = Session::attach(&target, &binary, bias, plan, probes)?;
         let pid = target.pid();
@@ -208,7 +212,7 @@ impl Watcher {
             hazards: binary.hazards().sites,
             cpu_limit: cpu_limit(pid),
             env_gomaxprocs: environment(pid, "GOMAXPROCS"),
-            process: Process::new(options.probes.tiers & TIER_T2 != 0),
+            process: Process::new(lifetimes),
             ledger: Ledger::default(),
             symbolizer: RefCell::default(),
             governor,

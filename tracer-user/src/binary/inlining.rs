@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 
+use super::code::Code;
 use super::image::Image;
 use super::symbols::{Function, Steps, Symbols};
 
@@ -10,6 +11,8 @@ use super::symbols::{Function, Steps, Symbols};
 const MAX_STEPS: u64 = 1 << 23;
 /// Places of inlining that are remembered; a real runtime has some ten thousand.
 const MAX_PLACES: usize = 1 << 18;
+/// Calls outside of the runtime that are looked at; a program has a few.
+const MAX_CALLS: usize = 1024;
 
 /// Inlined function to the functions that it was inlined into.
 #[derive(Debug, Default)]
@@ -44,4 +47,31 @@ pub(super) fn inlining<'a>(image: &'a Image, symbols: &Symbols) -> Inlining<'a> 
     });
     found.incomplete = steps.is_over() || places == MAX_PLACES;
     found
+}
+
+/// The functions that are not the runtime's own into which one of the runtime's was inlined: found by the calls that
+/// its body makes, as the inline trees of a whole program are too many.
+pub(super) fn hosts_outside<'a, const N: usize>(
+    image: &'a Image,
+    symbols: &Symbols,
+    name: &str,
+    body: [&str; N],
+) -> Vec<&'a str> {
+    let body: Vec<u64> = symbols.find(image, body).into_iter().flatten().map(|callee| callee.entry).collect();
+    let (mut hosts, mut left) = (Vec::new(), MAX_CALLS);
+    symbols.for_each_name(image, |function, host, _| {
+        if host.starts_with("runtime.") || left == 0 {
+            return;
+        }
+        let Some(code) = Code::of(image, function).filter(|code| code.may_call(&body)) else { return };
+        let inlined = code.calls(&body).iter().take(left).any(|call| {
+            left = left.saturating_sub(1);
+            let frames = symbols.frames(image, call.address, true);
+            frames.iter().any(|frame| frame.inlined && frame.function == name)
+        });
+        if inlined {
+            hosts.push(host);
+        }
+    });
+    hosts
 }

@@ -10,7 +10,7 @@ use tracer_ebpf::{MAX_COROUTINE_CALLS, MAX_RESUMES, Probe, TIER_T1, TIER_T2, TIE
 
 use super::code::{Code, Cost, Spot};
 use super::image::Image;
-use super::inlining::{Inlining, inlining};
+use super::inlining::{Inlining, hosts_outside, inlining};
 use super::layout::Layout;
 use super::symbols::{Function, Symbols};
 use super::version::GoVersion;
@@ -82,6 +82,26 @@ impl Plan {
     pub fn tier(&self, tier: u32) -> impl Iterator<Item = &Site> {
         self.sites.iter().filter(move |site| site.probe.tier() == tier)
     }
+
+    /// Whether everything that a tier observes has its place: nothing is lost.
+    #[must_use]
+    pub fn is_whole(&self, tier: u32) -> bool {
+        self.tier(tier).next().is_some()
+            && !self.unavailable.iter().any(|missing| missing.lost && missing.probe.tier() == tier)
+    }
+
+    /// Creations without exits, or exits without creations, would tell of numbers that are not so.
+    fn both_or_neither(&mut self, one: Probe, other: Probe) {
+        let has = |plan: &Self, probe: Probe| plan.sites.iter().any(|site| site.probe == probe);
+        for (lacking, useless) in [(one, other), (other, one)] {
+            if !has(self, lacking) && has(self, useless) {
+                self.sites.retain(|site| site.probe != useless);
+                self.substitutes.retain(|substitute| substitute.probe != useless);
+                let why = format!("without {} it would tell half of the lifetimes", lacking.name());
+                self.unavailable.push(Unavailable { probe: useless, why, lost: true });
+            }
+        }
+    }
 }
 
 /// Functions whose entry is observed: probe, name, the first minor version that has it, whether every program
@@ -105,6 +125,10 @@ const ENTRIES: [(Probe, &str, u16, bool); 16] = [
     (Probe::SetGcPercent, "runtime/debug.setGCPercent", 18, false),
     (Probe::Recovery, "runtime.recovery", 18, true),
 ];
+
+/// What the body of `runtime.GC` calls (runtime/mgc.go, Go 1.18 to 1.27).
+const FORCED_GC_CALLS: [&str; 4] =
+    ["runtime.gcStart", "runtime.gcWaitOnMark", "runtime.sweepone", "runtime.mProf_PostSweep"];
 
 /// Places, and reasons for none, that one plan has at most; a real one has some fifty.
 const MAX_SITES: usize = 1024;
@@ -133,6 +157,7 @@ pub(super) fn plan(
     if tiers & TIER_T2 != 0 {
         planner.creation();
         planner.exit(version);
+        planner.plan.both_or_neither(Probe::GoCreate, Probe::GoExit);
     }
     if tiers & TIER_T3 != 0 {
         planner.park();
@@ -154,22 +179,41 @@ impl<'a> Planner<'a> {
     fn rare(&mut self, version: &GoVersion) {
         let functions = self.symbols.find(self.image, ENTRIES.map(|(_, name, ..)| name));
         for ((probe, name, since, always), function) in ENTRIES.into_iter().zip(functions) {
+            let inlined = self.note_inlined(probe, name, version);
             match function {
-                Some(function) => {
-                    self.entry(probe, name, function);
-                    self.note_inlined(probe, name);
-                }
+                Some(function) => self.entry(probe, name, function),
                 None if version.minor < since => {
                     self.unavailable(probe, format!("{name} came with Go 1.{since}"), false);
                 }
+                // Nothing but what was inlined is left of it, and that has been told.
+                None if inlined => {}
                 None => self.unavailable(probe, format!("{name} is not in the binary"), always),
             }
         }
     }
 
+    /// Says which of the observed functions were inlined into others, and what becomes of the events there. Returns
+    /// whether this one was.
+    fn note_inlined(&mut self, probe: Probe, name: &str, version: &GoVersion) -> bool {
+        let mut hosts: Vec<&str> = self.inlining.hosts_of(name).into_iter().map(|(_, into)| into).collect();
+        if probe == Probe::ForcedGc {
+            hosts.extend(hosts_outside(self.image, self.symbols, name, FORCED_GC_CALLS));
+            hosts.sort_unstable();
+            hosts.dedup();
+        }
+        for into in &hosts {
+            match stop_is_told(version, into).filter(|_| probe == Probe::StwStop) {
+                Some(instead) => self.substitute(probe, name, into, &instead),
+                None => self.lost_to_inlining(probe, name, into),
+            }
+        }
+        !hosts.is_empty()
+    }
+
     /// Creation: behind each call of `newproc1`, the first cheap instruction at which the new `*g` is still in
     /// a register. All its fields are set by then, and nobody can run it yet (runtime/proc.go, `newproc`).
-    /// Where `newproc1` was inlined, the call of `runqput` that follows it has the same `*g` as an argument.
+    /// Where `newproc1` was inlined, or nothing cheap comes in time, the call of `runqput` that follows it has the same
+    /// `*g` as an argument.
     fn creation(&mut self) {
         const WHAT: &str = "runtime.newproc1";
         let [newproc1, runqput] = self.symbols.find(self.image, [WHAT, "runtime.runqput"]);
@@ -186,9 +230,23 @@ impl<'a> Planner<'a> {
             if !code.may_call(&[newproc1.entry]) {
                 continue;
             }
-            for spot in code.behind_calls(newproc1.entry) {
-                any = true;
-                self.add(Probe::GoCreate, name, function, spot);
+            let spots = code.behind_calls(newproc1.entry);
+            any |= !spots.is_empty();
+            // Without inlining (-gcflags=all=-l) a call of an accessor comes first, over which the g is on the stack.
+            let is_cheap =
+                |spot: &Result<Spot, String>| matches!(spot, Ok(Spot { cost: Cost::Emulated, .. }));
+            let handed_on = runqput.and_then(|runqput| code.handed_on(newproc1.entry, runqput.entry, 1));
+            match handed_on {
+                Some(handed_on) if !spots.iter().any(is_cheap) => {
+                    for spot in handed_on {
+                        self.add(Probe::GoCreate, name, function, Ok(spot));
+                    }
+                }
+                _ => {
+                    for spot in spots {
+                        self.add(Probe::GoCreate, name, function, spot);
+                    }
+                }
             }
         }
         for (function, name) in self.inlining.hosts_of(WHAT) {
@@ -402,15 +460,79 @@ impl<'a> Planner<'a> {
         });
     }
 
-    /// Says which of the observed functions were inlined into others: what passes there is not seen.
-    fn note_inlined(&mut self, probe: Probe, name: &str) {
-        for (_, into) in self.inlining.hosts_of(name) {
-            self.lost_to_inlining(probe, name, into);
+    fn lost_to_inlining(&mut self, probe: Probe, name: &str, into: &str) {
+        let why = format!("{name} was inlined into {into}, where its calls can't be told");
+        self.unavailable(probe, why, true);
+    }
+}
+
+/// What tells of a stop of the world where `stopTheWorldWithSema` was inlined into `into`: from Go 1.22 on what starts
+/// the world again is told since when and why it was stopped (runtime/proc.go, `worldStop`). Who had it stopped, it is
+/// not told; the GC's own stops need not say.
+fn stop_is_told(version: &GoVersion, into: &str) -> Option<String> {
+    let told = "the entry of runtime.startTheWorldWithSema, which is told of begin and reason of the stop";
+    let by_gc = ["runtime.gcStart", "runtime.gcMarkDone", "runtime.gcMarkTermination"]
+        .iter()
+        .any(|gc| into.strip_prefix(gc).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')));
+    let but = if by_gc { "" } else { " (not of who asked for it)" };
+    (version.minor >= 22).then(|| format!("{told}{but}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn site(probe: Probe) -> Site {
+        Site {
+            probe,
+            function: "runtime.f".to_owned(),
+            entry: 0x1000,
+            address: 0x1000,
+            file_offset: 0,
+            bytes: vec![0x55],
+            cost: Cost::Emulated,
+            register: 0,
+            stack_check: false,
         }
     }
 
-    fn lost_to_inlining(&mut self, probe: Probe, name: &str, into: &str) {
-        let why = format!("{name} was inlined into {into}: what passes there is not seen");
-        self.unavailable(probe, why, true);
+    #[test]
+    fn creations_and_exits_are_observed_together_or_not_at_all() {
+        let mut plan = Plan {
+            sites: vec![site(Probe::GcStart), site(Probe::GoCreate), site(Probe::GoExit)],
+            ..Plan::default()
+        };
+        plan.both_or_neither(Probe::GoCreate, Probe::GoExit);
+        assert_eq!((plan.sites.len(), plan.is_whole(TIER_T2)), (3, true));
+        for lacking in [Probe::GoCreate, Probe::GoExit] {
+            let mut plan = plan.clone();
+            plan.sites.retain(|site| site.probe != lacking);
+            plan.both_or_neither(Probe::GoCreate, Probe::GoExit);
+            assert_eq!((plan.tier(TIER_T1).count(), plan.tier(TIER_T2).count()), (1, 0), "{lacking:?}");
+            assert!(!plan.is_whole(TIER_T2));
+            assert!(matches!(&plan.unavailable[..], [Unavailable { lost: true, .. }]), "{plan:?}");
+        }
+        // One of several places: what is seen is right, but not all.
+        let why = "no place".to_owned();
+        plan.unavailable.push(Unavailable { probe: Probe::GoCreate, why, lost: true });
+        assert!(!plan.is_whole(TIER_T2));
+    }
+
+    #[test]
+    fn a_stop_is_told_by_the_start_from_go_1_22_on() {
+        let told = |version: &str, into| stop_is_told(&GoVersion::parse(version).unwrap(), into);
+        assert_eq!(told("go1.21.13", "runtime.gcStart.func1"), None);
+        for (into, asks) in [
+            ("runtime.gcStart.func2", false),
+            ("runtime.gcMarkDone.func2", false),
+            ("runtime.stopTheWorld.func1", true),
+            ("runtime.gcStartOther", true),
+        ] {
+            for version in ["go1.22.12", "go1.27.3"] {
+                let instead = told(version, into).unwrap();
+                assert!(instead.contains("startTheWorldWithSema"), "{instead}");
+                assert_eq!(instead.contains("who asked"), asks, "{into}: {instead}");
+            }
+        }
     }
 }

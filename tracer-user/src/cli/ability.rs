@@ -67,7 +67,7 @@ fn of_plan(name: &'static str, what: &str, plan: &Plan) -> Ability {
         return Ability::no(
             name,
             format!("{what}: {}", printable(&lost.join("; "))),
-            "a build of the program without -pgo, or by a Go version that gotrail knows",
+            "a build of the program without -pgo and -gcflags, or by a Go version that gotrail knows",
         );
     }
     if !lost.is_empty() {

@@ -11,6 +11,7 @@ use gotrail::probe::Links;
 use gotrail::target::{Exit, Target};
 use gotrail::text::{bytes, duration, printable};
 use serde_json::{Value, json};
+use tracer_ebpf::TIER_T2;
 
 use super::args::{AttachArgs, Format, SwitchForm};
 use super::export::Export;
@@ -337,6 +338,7 @@ impl Attach<'_> {
 
     fn summarize_json(&self, summary: &Summary) {
         let process = self.watcher.process();
+        let counted = self.watcher.session().plan().tier(TIER_T2).next().is_some();
         let stw: serde_json::Map<String, Value> = process
             .stw
             .by_reason()
@@ -365,8 +367,8 @@ impl Attach<'_> {
                 "panics": { "begun": process.panics, "recovered": process.recovered },
                 "goroutines": {
                     "now": process.goroutines.len(),
-                    "created": process.goroutines.created,
-                    "exited": process.goroutines.exited,
+                    "created": counted.then_some(process.goroutines.created),
+                    "exited": counted.then_some(process.goroutines.exited),
                     "found_ended": process.goroutines.healed,
                     "lifetimes_observed": process.has_lifetimes(),
                     "sampled": (!process.has_lifetimes()).then(|| self.sampled(summary)),
@@ -503,6 +505,12 @@ impl Attach<'_> {
                 "  stw: {count} x {reason}, {} in all, longest {}",
                 duration(*total_ns),
                 duration(*longest_ns)
+            );
+        }
+        if process.stw.unpaired != 0 {
+            outln!(
+                "  stw: {} x ended whose begin was not seen: how long they took is not known",
+                process.stw.unpaired
             );
         }
         if process.panics != 0 {

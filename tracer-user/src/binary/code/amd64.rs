@@ -66,6 +66,7 @@ pub(super) fn entry(code: Code<'_>) -> Result<Spot, String> {
 }
 
 pub(super) fn behind_calls(code: Code<'_>, callee: u64) -> Vec<Result<Spot, String>> {
+    let jump_targets = jump_targets(code);
     let mut decoder = decoder(code);
     let mut spots = Vec::new();
     let mut factory = InstructionInfoFactory::new();
@@ -80,11 +81,17 @@ pub(super) fn behind_calls(code: Code<'_>, callee: u64) -> Vec<Result<Spot, Stri
         }
         let mut holders = vec![ARGUMENTS[0]];
         let mut found = Err("no emulated instruction follows while the result is in a register".to_owned());
-        for _ in 0..BEHIND_CALL {
+        for steps in 0..BEHIND_CALL {
             if !decoder.can_decode() {
                 break;
             }
             decoder.decode_out(&mut instruction);
+            // Only the call leads to it, and a plain move can be stepped wherever it is.
+            let jumped_to =
+                || code.index(instruction.ip()).and_then(|at| jump_targets.get(at)) == Some(&true);
+            if steps == 0 && is_move(&instruction) && !jumped_to() {
+                found = Ok(spot(&instruction, Cost::Stepped, ARGUMENTS[0]));
+            }
             // Behind what can't be decoded nothing is certain to be the begin of an instruction (SAFE-2).
             if instruction.is_invalid() {
                 break;
@@ -267,10 +274,14 @@ fn is_emulated(instruction: &Instruction) -> bool {
         || matches!(instruction.code(), Opcode::Nopd | Opcode::Push_r64)
 }
 
+/// A move between general registers, or one and memory.
+fn is_move(instruction: &Instruction) -> bool {
+    matches!(instruction.code(), Opcode::Mov_r64_rm64 | Opcode::Mov_rm64_r64)
+}
+
 /// Keeps the list of registers that hold the value up to date over one instruction.
 fn follow(factory: &mut InstructionInfoFactory, instruction: &Instruction, holders: &mut Vec<Register>) {
-    let copies_to = (instruction.code() == Opcode::Mov_r64_rm64
-        || instruction.code() == Opcode::Mov_rm64_r64)
+    let copies_to = is_move(instruction)
         && instruction.op0_kind() == OpKind::Register
         && instruction.op1_kind() == OpKind::Register
         && holders.contains(&instruction.op1_register());

@@ -227,6 +227,7 @@ pub(super) fn entry(code: Code<'_>) -> Result<Spot, String> {
 
 pub(super) fn behind_calls(code: Code<'_>, callee: u64) -> Vec<Result<Spot, String>> {
     let words: Vec<Word> = words(code).collect();
+    let jump_targets = jump_targets(code);
     let calls = words.iter().enumerate().filter(|(_, word)| word.call() == Some(callee));
     calls
         .take(MAX_SPOTS)
@@ -244,7 +245,16 @@ pub(super) fn behind_calls(code: Code<'_>, callee: u64) -> Vec<Result<Spot, Stri
                 holders.retain(|holder| !word.may_write(*holder));
                 holders.extend(copied.map(|(to, _)| to));
             }
-            Err("no simulated instruction follows while the result is in a register".to_owned())
+            // Only the call leads to what follows it, and a plain move can be stepped wherever it is.
+            let jumped_to =
+                |word: Word| code.index(word.address).and_then(|at| jump_targets.get(at)) == Some(&true);
+            words
+                .get(at + 1)
+                .filter(|word| (word.offset().is_some() || word.copy().is_some()) && !jumped_to(**word))
+                .map(|word| spot(*word, Cost::Stepped, 0))
+                .ok_or_else(|| {
+                    "no simulated instruction follows while the result is in a register".to_owned()
+                })
         })
         .collect()
 }
@@ -306,13 +316,19 @@ pub(super) fn may_call(code: Code<'_>, targets: &[u64]) -> bool {
     words(code).any(|word| word.call().or_else(|| word.jump()).is_some_and(|to| targets.contains(&to)))
 }
 
-pub(super) fn calls(code: Code<'_>, targets: &[u64]) -> Vec<Call> {
-    let mut jump_targets = vec![false; code.bytes.len()];
+/// For each byte of the code whether something in it jumps there.
+fn jump_targets(code: Code<'_>) -> Vec<bool> {
+    let mut targets = vec![false; code.bytes.len()];
     for target in words(code).filter_map(|w| w.jump().or_else(|| w.branch())) {
-        if let Some(slot) = code.index(target).and_then(|at| jump_targets.get_mut(at)) {
+        if let Some(slot) = code.index(target).and_then(|at| targets.get_mut(at)) {
             *slot = true;
         }
     }
+    targets
+}
+
+pub(super) fn calls(code: Code<'_>, targets: &[u64]) -> Vec<Call> {
+    let jump_targets = jump_targets(code);
     let mut argument = None;
     let mut found = Vec::new();
     for word in words(code) {

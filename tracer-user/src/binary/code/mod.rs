@@ -96,7 +96,7 @@ impl<'a> Code<'a> {
     }
 
     /// For each call of `callee`, the first cheap place behind it at which the callee's first result is still
-    /// in a register.
+    /// in a register; where there is none, the instruction that the call returns to, if it is a plain move.
     pub(super) fn behind_calls(self, callee: u64) -> Vec<Result<Spot, String>> {
         match self.architecture {
             Architecture::Amd64 => amd64::behind_calls(self, callee),
@@ -111,6 +111,16 @@ impl<'a> Code<'a> {
             Architecture::Amd64 => amd64::at_calls(self, callee, argument),
             Architecture::Arm64 => arm64::at_calls(self, callee, argument),
         }
+    }
+
+    /// The calls of `taker`, if each call of `giver` is followed by one, and the function has no others: `argument` of
+    /// `taker` is what `giver` returned, as the caller knows of its source.
+    pub(super) fn handed_on(self, giver: u64, taker: u64, argument: usize) -> Option<Vec<Spot>> {
+        let calls = self.calls(&[giver, taker]);
+        let in_turn =
+            calls.chunks(2).all(|pair| matches!(pair, [a, b] if (a.target, b.target) == (giver, taker)));
+        let spots = self.at_calls(taker, argument);
+        (in_turn && !spots.is_empty() && spots.len() * 2 == calls.len()).then_some(spots)
     }
 
     /// The last instruction of `runtime.gogo`, a jump to its second half, with the register that holds the
@@ -218,6 +228,49 @@ mod tests {
         // mov 0x10(%rbx),%rdx; the same opcode; jmp.
         let bytes = [0x48, 0x8b, 0x53, 0x10, 0x06, 0xeb, 0xfe];
         assert!(code(&bytes, Architecture::Amd64).gogo(16).is_err());
+    }
+
+    #[test]
+    fn without_inlining_the_result_is_seen_where_it_is_handed_on() {
+        // newproc.func1 of Go 1.27 built with -gcflags=all=-l, from the call of newproc1 on: call of +0x1005;
+        // mov %rax,0x20(%rsp); mov 0x30(%r14),%rdx; mov 0xd0(%rdx),%rax; call of 0x1020; mov 0x20(%rsp),%rbx;
+        // mov $1,%ecx; call of 0x102e; ret.
+        let bytes = [
+            &[0xe8, 0, 0, 0, 0, 0x48, 0x89, 0x44, 0x24, 0x20, 0x49, 0x8b, 0x56, 0x30][..],
+            &[0x48, 0x8b, 0x82, 0xd0, 0, 0, 0, 0xe8, 6, 0, 0, 0],
+            &[0x48, 0x8b, 0x5c, 0x24, 0x20, 0xb9, 1, 0, 0, 0, 0xe8, 0, 0, 0, 0, 0xc3],
+        ]
+        .concat();
+        let code = code(&bytes, Architecture::Amd64);
+        let spots = code.handed_on(0x1005, 0x1029, 1).unwrap();
+        let [Spot { address: 0x1024, len: 5, cost: Cost::Emulated, register: 3, .. }] = spots[..] else {
+            panic!("{spots:x?}");
+        };
+        // Where nothing takes it, it is in its register when the call has returned: dearer, and right.
+        let spots = code.behind_calls(0x1005);
+        let [Ok(Spot { address: 0x1005, len: 5, cost: Cost::Stepped, register: 0, .. })] = spots[..] else {
+            panic!("{spots:x?}");
+        };
+        // The accessor takes nothing of it, and is not called after each of them.
+        assert_eq!(code.handed_on(0x1029, 0x1005, 1), None);
+        assert_eq!(code.handed_on(0x1005, 0x1005, 1), None);
+    }
+
+    #[test]
+    fn truth_1_no_result_is_looked_for_where_others_jump_to() {
+        // call of +0x1005; mov %rax,0x20(%rsp); ret; jmp to the mov.
+        let bytes = [0xe8, 0, 0, 0, 0, 0x48, 0x89, 0x44, 0x24, 0x20, 0xc3, 0xeb, 0xf8];
+        let spots = code(&bytes, Architecture::Amd64).behind_calls(0x1005);
+        assert!(matches!(&spots[..], [Err(_)]), "{spots:?}");
+        // bl of +0x1004; str x0,[sp,#32]; ret; b to the str.
+        let words =
+            |last: u32| [0x9400_0001_u32, 0xf900_13e0, 0xd65f_03c0, last].map(u32::to_le_bytes).concat();
+        let spots = code(&words(0x17ff_fffe), Architecture::Arm64).behind_calls(0x1004);
+        assert!(matches!(&spots[..], [Err(_)]), "{spots:?}");
+        let spots = code(&words(0xd503_201f), Architecture::Arm64).behind_calls(0x1004);
+        let [Ok(Spot { address: 0x1004, len: 4, cost: Cost::Stepped, register: 0, .. })] = spots[..] else {
+            panic!("{spots:x?}");
+        };
     }
 
     #[test]
