@@ -44,6 +44,12 @@ impl Build {
     pub fn mode(&self) -> Option<&str> {
         self.settings.get("-buildmode").map(String::as_str)
     }
+
+    /// Whether a profile may have told the compiler what to inline: it is among the settings, or these are not known,
+    /// as where another tool than `go build` has built it.
+    pub(super) fn may_be_by_profile(&self) -> bool {
+        self.settings.is_empty() || self.settings.contains_key("-pgo")
+    }
 }
 
 /// A Go program as far as it can be understood without the layout of its runtime's structures: what it is, its
@@ -281,7 +287,7 @@ impl GoBinary {
     /// Plans the probe sites of some tiers.
     #[must_use]
     pub fn plan(&self, tiers: u32) -> Plan {
-        sites::plan(self.image(), self.symbols(), &self.layout, self.version(), tiers)
+        sites::plan(self.image(), self.symbols(), &self.layout, self.build(), tiers)
     }
 
     /// The shapes of the functions that use the layout's fields: see [`layout::witness`].

@@ -12,6 +12,7 @@ use super::code::{Code, Cost, Spot};
 use super::image::Image;
 use super::inlining::{Inlining, hosts_outside, inlining};
 use super::layout::Layout;
+use super::read::Build;
 use super::symbols::{Function, Symbols};
 use super::version::GoVersion;
 
@@ -135,15 +136,16 @@ const MAX_SITES: usize = 1024;
 
 /// Plans the sites of `tiers` (`TIER_` bits).
 #[must_use]
-pub(super) fn plan(
-    image: &Image,
-    symbols: &Symbols,
-    layout: &Layout,
-    version: &GoVersion,
-    tiers: u32,
-) -> Plan {
-    let mut planner =
-        Planner { image, symbols, layout, inlining: inlining(image, symbols), plan: Plan::default() };
+pub(super) fn plan(image: &Image, symbols: &Symbols, layout: &Layout, build: &Build, tiers: u32) -> Plan {
+    let version = &build.version;
+    let mut planner = Planner {
+        image,
+        symbols,
+        layout,
+        inlining: inlining(image, symbols),
+        by_profile: build.may_be_by_profile(),
+        plan: Plan::default(),
+    };
     if planner.inlining.incomplete {
         for probe in Probe::ALL.into_iter().filter(|probe| probe.tier() & tiers != 0) {
             let why = "the trees of inlined calls are larger than those of any program".to_owned();
@@ -172,6 +174,8 @@ struct Planner<'a> {
     symbols: &'a Symbols,
     layout: &'a Layout,
     inlining: Inlining<'a>,
+    /// Nothing else inlines `runtime.GC` into other packages.
+    by_profile: bool,
     plan: Plan,
 }
 
@@ -196,7 +200,7 @@ impl<'a> Planner<'a> {
     /// whether this one was.
     fn note_inlined(&mut self, probe: Probe, name: &str, version: &GoVersion) -> bool {
         let mut hosts: Vec<&str> = self.inlining.hosts_of(name).into_iter().map(|(_, into)| into).collect();
-        if probe == Probe::ForcedGc {
+        if probe == Probe::ForcedGc && self.by_profile {
             hosts.extend(hosts_outside(self.image, self.symbols, name, FORCED_GC_CALLS));
             hosts.sort_unstable();
             hosts.dedup();
