@@ -2,12 +2,14 @@
 //! The only part of gotrail that names aya.
 
 pub mod calibrate;
+mod check;
 mod config;
 mod cpu;
 mod drain;
 mod error;
 mod keeper;
 mod kernel;
+mod links;
 mod losses;
 mod object;
 mod session;

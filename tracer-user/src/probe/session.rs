@@ -1,7 +1,5 @@
 //! A set of probes on one process, from attach to the last record.
 
-use std::num::NonZeroU32;
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
@@ -9,27 +7,28 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, PerCpuHashMap, RingBuf};
-use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
-use aya::programs::{ProgramError, UProbe};
+use aya::programs::uprobe::UProbeLink;
 use aya::{Ebpf, EbpfLoader};
 use bytemuck::Zeroable as _;
 use tracer_ebpf::Probe;
 use tracer_ebpf::{
     GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_COUNTERS, MAP_EVENTS, MAP_OPEN_WAITS,
     MAP_PROCESSES, MAP_STACKS, MAP_SUMS, MAP_SWITCH_COUNTERS, MAP_SWITCHES, OpenWait, Sum, SumKey, TIER_T1,
-    TIER_T2, TIER_T3, cookie,
+    TIER_T2, TIER_T3,
 };
 
+use super::check::check_sites;
 use super::config::{Wire, config};
 use super::drain::{Drain, Seen};
 use super::error::ProbeError;
-use super::keeper::{Leases, Program};
+use super::keeper::Leases;
 use super::kernel::{Kernel, Links};
+use super::links::{lease, link};
 use super::losses::{Accounting, Counters, SwitchAccount};
 use super::object::object;
 use super::switching::{Stretches, Switching};
 use crate::binary::{GoBinary, Plan, Site, Unavailable};
-use crate::memory::{LiveMemory, Reader as _, monotonic_ns};
+use crate::memory::monotonic_ns;
 use crate::model::{Event, Switch};
 use crate::target::Target;
 
@@ -516,124 +515,10 @@ fn log_lines(_ebpf: &mut Ebpf) -> Box<dyn FnMut() + Send> {
     Box::new(|| {})
 }
 
-/// The name of a tier's program, by how it is linked.
-const fn name_of(tier: u32, kind: Links) -> &'static str {
-    match (tier, kind) {
-        (TIER_T1, Links::Single) => "t1_single",
-        (TIER_T1, _) => "t1_multi",
-        (TIER_T3, Links::Single) => "t3_single",
-        (TIER_T3, _) => "t3_multi",
-        (_, Links::Single) => "t2_single",
-        _ => "t2_multi",
-    }
-}
-
-fn program<'a>(
-    ebpf: &'a mut Ebpf,
-    name: &'static str,
-    kernel: &Kernel,
-) -> Result<&'a mut UProbe, ProbeError> {
-    ebpf.program_mut(name)
-        .ok_or_else(|| kernel_error("find a program", kernel, format!("no {name} in the eBPF object")))?
-        .try_into()
-        .map_err(|e: ProgramError| ProbeError::from_aya("find a program", &kernel.release, &e))
-}
-
-/// How long a program took to load, by its name.
-type LoadedIn = (&'static str, Duration);
-
-/// A link, and how long its program took to load, if it was not loaded yet.
-struct Made {
-    link: UProbeLink,
-    loaded_in: Option<LoadedIn>,
-}
-
-/// Puts the program of a tier onto its sites. Only the link holds it in the kernel then, so that it goes with the
-/// link and not with whatever gotrail does afterwards.
-fn link(
-    ebpf: &mut Ebpf,
-    tier: u32,
-    sites: &[&Site],
-    target: &Target,
-    kind: Links,
-    kernel: &Kernel,
-) -> Result<Made, ProbeError> {
-    let error = |what, e: &ProgramError| ProbeError::from_aya(what, &kernel.release, e);
-    let name = name_of(tier, kind);
-    let program = program(ebpf, name, kernel)?;
-    let mut loaded_in = None;
-    if program.fd().is_err() {
-        let begun = Instant::now();
-        program.load().map_err(|e| error("load a program", &e))?;
-        loaded_in = Some((name, begun.elapsed()));
-    }
-    let points = sites.iter().map(|site| UProbeAttachPoint {
-        location: UProbeAttachLocation::AbsoluteOffset(site.file_offset),
-        cookie: Some(site_cookie(site)),
-    });
-    let scope = match (kind, NonZeroU32::new(target.pid())) {
-        (Links::MultiScoped | Links::Single, Some(pid)) => UProbeScope::OneProcess(pid),
-        _ => UProbeScope::AllProcesses,
-    };
-    let id = program.attach(points, target.exe_path(), scope).map_err(|e| {
-        // The kernel then says whatever it stumbled over first.
-        if target.is_same() {
-            error("attach the probes", &e)
-        } else {
-            ProbeError::Changed {
-                pid: target.pid(),
-                why: "it ended, or runs another executable now".to_owned(),
-            }
-        }
-    })?;
-    let link = program.take_link(id).map_err(|e| error("hold the probes", &e))?;
-    program.unload().map_err(|e| error("let a program go", &e))?;
-    Ok(Made { link, loaded_in })
-}
-
 /// The tiers that are on from the begin, and for how long at first.
 fn first_leases(options: &Options) -> impl Iterator<Item = (u32, Duration)> {
     let switches = options.switches_for.map(|_| (TIER_T3, SWITCHES_LEASE));
     [(TIER_T2, options.first_lease)].into_iter().chain(switches)
-}
-
-/// Has a keeper for the tiers that are had by lease; none of them is on yet.
-fn lease(
-    ebpf: &mut Ebpf,
-    tiers: Vec<(u32, Vec<Site>)>,
-    target: &Target,
-    bias: u64,
-    kind: Links,
-    kernel: &Kernel,
-) -> Result<(Option<Leases>, Vec<LoadedIn>), ProbeError> {
-    let (mut programs, mut loaded_in) = (Vec::new(), Vec::new());
-    for (tier, sites) in tiers {
-        let name = name_of(tier, kind);
-        let begun = Instant::now();
-        programs.push(Program { tier, program: loaded(ebpf, name, kernel)?, sites });
-        loaded_in.push((name, begun.elapsed()));
-    }
-    if programs.is_empty() {
-        return Ok((None, loaded_in));
-    }
-    let leases = Leases::new(target, bias, kind == Links::MultiScoped, programs)?;
-    Ok((Some(leases), loaded_in))
-}
-
-/// Loads a program that is had by lease, and gives the one descriptor of it.
-fn loaded(ebpf: &mut Ebpf, name: &'static str, kernel: &Kernel) -> Result<OwnedFd, ProbeError> {
-    let program = program(ebpf, name, kernel)?;
-    program.load().map_err(|e| ProbeError::from_aya("load a program", &kernel.release, &e))?;
-    let fd = program.fd().map_err(|e| ProbeError::from_aya("hold a program", &kernel.release, &e))?;
-    let fd =
-        fd.as_fd().try_clone_to_owned().map_err(|e| kernel_error("hold a program", kernel, e.to_string()))?;
-    program.unload().map_err(|e| ProbeError::from_aya("let a program go", &kernel.release, &e))?;
-    Ok(fd)
-}
-
-/// What tells a site's hits from those of the others of its tier.
-pub(super) const fn site_cookie(site: &Site) -> u64 {
-    cookie(site.probe, site.register, site.stack_check)
 }
 
 /// Device and inode of our PID namespace, zeros in the initial one: the programs then need not translate.
@@ -659,39 +544,6 @@ pub(super) fn open_counters(ebpf: &mut Ebpf, slot: u32, kernel: &Kernel) -> Resu
 pub(super) fn take(ebpf: &mut Ebpf, name: &str, kernel: &Kernel) -> Result<aya::maps::Map, ProbeError> {
     ebpf.take_map(name)
         .ok_or_else(|| kernel_error("open a map", kernel, format!("no map {name} in the eBPF object")))
-}
-
-/// SAFE-2: the process is the one that was planned for, and its code is that of its file.
-pub(super) fn check_sites(target: &Target, bias: u64, sites: &[Site]) -> Result<(), ProbeError> {
-    let pid = target.pid();
-    if !target.is_same() {
-        return Err(ProbeError::Changed {
-            pid,
-            why: "it ended, runs another executable now, or its file was written to".to_owned(),
-        });
-    }
-    let memory = LiveMemory::new(pid);
-    for site in sites {
-        let address = site.address.wrapping_add(bias);
-        let mut bytes = vec![0; site.bytes.len()];
-        memory
-            .read(address, &mut bytes)
-            .map_err(|e| ProbeError::Changed { pid, why: format!("its code can't be read: {e}") })?;
-        if bytes != site.bytes && !is_shared(&bytes, &site.bytes) {
-            return Err(ProbeError::Bytes { pid, function: site.function.clone(), address });
-        }
-    }
-    Ok(())
-}
-
-/// Whether the bytes are those of a site that another uprobe user is on: the kernel shares it.
-fn is_shared(bytes: &[u8], expected: &[u8]) -> bool {
-    if cfg!(target_arch = "aarch64") {
-        // BRK64_OPCODE_UPROBES (arch/arm64/include/asm/debug-monitors.h).
-        return bytes == 0xd420_00a0_u32.to_le_bytes();
-    }
-    // int3 in the place of the first byte.
-    bytes.first() == Some(&0xcc) && bytes.get(1..) == expected.get(1..)
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -22,9 +22,10 @@ use super::VERB;
 use super::wire::{BEGIN, END, KEPT, MAX_SITES, Message, OFF, ON, Order, PREPARE, REFUSED, RENEW, Site, Why};
 use crate::binary;
 use crate::memory::monotonic_ns;
+use crate::probe::check::check_sites;
 use crate::probe::error::ProbeError;
 use crate::probe::kernel::release;
-use crate::probe::session::{check_sites, site_cookie};
+use crate::probe::links::site_cookie;
 use crate::target::Target;
 
 /// How much later than it should a keeper may speak, in ns; then it is taken to be stopped or stuck, and killed: the

@@ -1,0 +1,131 @@
+//! Putting a tier's program onto its sites: here, or by a keeper.
+
+use std::num::NonZeroU32;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::time::{Duration, Instant};
+
+use aya::Ebpf;
+use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
+use aya::programs::{ProgramError, UProbe};
+use tracer_ebpf::{TIER_T1, TIER_T3, cookie};
+
+use super::error::ProbeError;
+use super::keeper::{Leases, Program};
+use super::kernel::{Kernel, Links};
+use super::session::kernel_error;
+use crate::binary::Site;
+use crate::target::Target;
+
+/// The name of a tier's program, by how it is linked.
+const fn name_of(tier: u32, kind: Links) -> &'static str {
+    match (tier, kind) {
+        (TIER_T1, Links::Single) => "t1_single",
+        (TIER_T1, _) => "t1_multi",
+        (TIER_T3, Links::Single) => "t3_single",
+        (TIER_T3, _) => "t3_multi",
+        (_, Links::Single) => "t2_single",
+        _ => "t2_multi",
+    }
+}
+
+fn program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+    kernel: &Kernel,
+) -> Result<&'a mut UProbe, ProbeError> {
+    ebpf.program_mut(name)
+        .ok_or_else(|| kernel_error("find a program", kernel, format!("no {name} in the eBPF object")))?
+        .try_into()
+        .map_err(|e: ProgramError| ProbeError::from_aya("find a program", &kernel.release, &e))
+}
+
+/// How long a program took to load, by its name.
+pub(super) type LoadedIn = (&'static str, Duration);
+
+/// A link, and how long its program took to load, if it was not loaded yet.
+pub(super) struct Made {
+    pub(super) link: UProbeLink,
+    pub(super) loaded_in: Option<LoadedIn>,
+}
+
+/// Puts the program of a tier onto its sites. Only the link holds it in the kernel then, so that it goes with the
+/// link and not with whatever gotrail does afterwards.
+pub(super) fn link(
+    ebpf: &mut Ebpf,
+    tier: u32,
+    sites: &[&Site],
+    target: &Target,
+    kind: Links,
+    kernel: &Kernel,
+) -> Result<Made, ProbeError> {
+    let error = |what, e: &ProgramError| ProbeError::from_aya(what, &kernel.release, e);
+    let name = name_of(tier, kind);
+    let program = program(ebpf, name, kernel)?;
+    let mut loaded_in = None;
+    if program.fd().is_err() {
+        let begun = Instant::now();
+        program.load().map_err(|e| error("load a program", &e))?;
+        loaded_in = Some((name, begun.elapsed()));
+    }
+    let points = sites.iter().map(|site| UProbeAttachPoint {
+        location: UProbeAttachLocation::AbsoluteOffset(site.file_offset),
+        cookie: Some(site_cookie(site)),
+    });
+    let scope = match (kind, NonZeroU32::new(target.pid())) {
+        (Links::MultiScoped | Links::Single, Some(pid)) => UProbeScope::OneProcess(pid),
+        _ => UProbeScope::AllProcesses,
+    };
+    let id = program.attach(points, target.exe_path(), scope).map_err(|e| {
+        // The kernel then says whatever it stumbled over first.
+        if target.is_same() {
+            error("attach the probes", &e)
+        } else {
+            ProbeError::Changed {
+                pid: target.pid(),
+                why: "it ended, or runs another executable now".to_owned(),
+            }
+        }
+    })?;
+    let link = program.take_link(id).map_err(|e| error("hold the probes", &e))?;
+    program.unload().map_err(|e| error("let a program go", &e))?;
+    Ok(Made { link, loaded_in })
+}
+
+/// Has a keeper for the tiers that are had by lease; none of them is on yet.
+pub(super) fn lease(
+    ebpf: &mut Ebpf,
+    tiers: Vec<(u32, Vec<Site>)>,
+    target: &Target,
+    bias: u64,
+    kind: Links,
+    kernel: &Kernel,
+) -> Result<(Option<Leases>, Vec<LoadedIn>), ProbeError> {
+    let (mut programs, mut loaded_in) = (Vec::new(), Vec::new());
+    for (tier, sites) in tiers {
+        let name = name_of(tier, kind);
+        let begun = Instant::now();
+        programs.push(Program { tier, program: loaded(ebpf, name, kernel)?, sites });
+        loaded_in.push((name, begun.elapsed()));
+    }
+    if programs.is_empty() {
+        return Ok((None, loaded_in));
+    }
+    let leases = Leases::new(target, bias, kind == Links::MultiScoped, programs)?;
+    Ok((Some(leases), loaded_in))
+}
+
+/// Loads a program that is had by lease, and gives the one descriptor of it.
+fn loaded(ebpf: &mut Ebpf, name: &'static str, kernel: &Kernel) -> Result<OwnedFd, ProbeError> {
+    let program = program(ebpf, name, kernel)?;
+    program.load().map_err(|e| ProbeError::from_aya("load a program", &kernel.release, &e))?;
+    let fd = program.fd().map_err(|e| ProbeError::from_aya("hold a program", &kernel.release, &e))?;
+    let fd =
+        fd.as_fd().try_clone_to_owned().map_err(|e| kernel_error("hold a program", kernel, e.to_string()))?;
+    program.unload().map_err(|e| ProbeError::from_aya("let a program go", &kernel.release, &e))?;
+    Ok(fd)
+}
+
+/// What tells a site's hits from those of the others of its tier.
+pub(super) const fn site_cookie(site: &Site) -> u64 {
+    cookie(site.probe, site.register, site.stack_check)
+}
