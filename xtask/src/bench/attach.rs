@@ -167,9 +167,9 @@ fn table(rows: &[Row]) -> String {
             "| {} | {} | {} | {} | {} | {} | {} |",
             row.name,
             mib(row.bytes as f64),
-            range(&row.attached, ms),
-            range(&row.detached, ms),
-            range(&row.cpu, |share| format!("{:.2} %", share * 100.0)),
+            row.attached.range(ms),
+            row.detached.range(ms),
+            row.cpu.range(|share| format!("{:.2} %", share * 100.0)),
             row.peak.most().map(mib).unwrap_or_default(),
             row.lost.most().map(|lost| format!("{lost:.0}")).unwrap_or_default(),
         );
@@ -205,13 +205,4 @@ fn json(rows: &[Row], machine: &Machine) -> String {
         })
         .collect();
     format!("{:#}\n", json!({ "schema": "gotrail.bench.attach/1", "machine": machine.json(), "rows": rows }))
-}
-
-fn range(spread: &Spread, text: impl Fn(f64) -> String) -> String {
-    match (spread.least(), spread.median(), spread.most()) {
-        (Some(least), Some(median), Some(most)) => {
-            format!("**{}** ({} to {})", text(median), text(least), text(most))
-        }
-        _ => String::new(),
-    }
 }

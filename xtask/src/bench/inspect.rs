@@ -184,24 +184,20 @@ fn table(rows: &[Row]) -> String {
         "| program | built | file | layout by | time (least to most) | processor | memory at most | probe sites | calls that tune the runtime | same findings |\n|---|---|---|---|---|---|---|---|---|---|\n",
     );
     let mib = |bytes: f64| format!("{:.0} MiB", bytes / f64::from(1 << 20));
-    let ms = |spread: &Spread, of: fn(&Spread) -> Option<f64>| {
-        of(spread).map(|seconds| format!("{:.0} ms", seconds * 1e3)).unwrap_or_default()
-    };
+    let ms = |seconds: f64| format!("{:.0} ms", seconds * 1e3);
     for row in rows {
         let same = if row.differences().is_empty() { "yes" } else { "**no**" };
         for (built, cell) in [("default", &row.whole), ("stripped", &row.stripped)] {
             // Writing to a String can't fail.
             let _ = writeln!(
                 out,
-                "| {} {} | {built} | {} | {} | **{}** ({} to {}) | {} | {} | {} | {} | {same} |",
+                "| {} {} | {built} | {} | {} | {} | {} | {} | {} | {} | {same} |",
                 row.name,
                 row.version,
                 mib(cell.bytes as f64),
                 cell.found["layout_source"].as_str().unwrap_or("nothing"),
-                ms(&cell.took, Spread::median),
-                ms(&cell.took, Spread::least),
-                ms(&cell.took, Spread::most),
-                ms(&cell.cpu, Spread::median),
+                cell.took.range(ms),
+                cell.cpu.median().map(ms).unwrap_or_default(),
                 cell.peak.most().map(mib).unwrap_or_default(),
                 cell.count("sites"),
                 cell.count("hazards"),

@@ -29,14 +29,14 @@ pub(super) fn table(rows: &[Row]) -> String {
                 out,
                 "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
                 way.title(),
-                range(&cell.took),
+                cell.took.range(seconds),
                 ratio.unwrap_or_default(),
                 median(&cell.cpu, seconds),
                 median(&cell.peak, bytes),
                 median(&cell.p50, seconds),
                 median(&cell.p99, seconds),
                 median(&cell.p999, seconds),
-                range(&cell.most),
+                cell.most.range(seconds),
                 median(&cell.stops, |stops| format!("{stops:.1}")),
                 median(&cell.stopped, seconds),
             );
@@ -47,7 +47,7 @@ pub(super) fn table(rows: &[Row]) -> String {
                     out,
                     "\n{}: the snapshot alone {}; the rest is reading the executable and writing.",
                     way.title(),
-                    range(snapshot)
+                    snapshot.range(seconds)
                 );
             }
         }
@@ -152,15 +152,6 @@ pub(super) fn plot(rows: &[Row]) -> String {
 
 fn median(spread: &Spread, text: impl Fn(f64) -> String) -> String {
     spread.median().map(text).unwrap_or_default()
-}
-
-fn range(spread: &Spread) -> String {
-    match (spread.least(), spread.median(), spread.most()) {
-        (Some(least), Some(median), Some(most)) => {
-            format!("**{}** ({} to {})", seconds(median), seconds(least), seconds(most))
-        }
-        _ => String::new(),
-    }
 }
 
 fn seconds(value: f64) -> String {

@@ -30,6 +30,16 @@ impl Spread {
         Some(f64::midpoint(*low, *high))
     }
 
+    /// `**median** (least to most)`, for tables; nothing where nothing was measured.
+    pub(super) fn range(&self, text: impl Fn(f64) -> String) -> String {
+        match (self.least(), self.median(), self.most()) {
+            (Some(least), Some(median), Some(most)) => {
+                format!("**{}** ({} to {})", text(median), text(least), text(most))
+            }
+            _ => String::new(),
+        }
+    }
+
     pub(super) fn json(&self) -> Value {
         json!({ "median": self.median(), "least": self.least(), "most": self.most(), "times": self.count() })
     }
@@ -47,6 +57,7 @@ mod tests {
             spread.add(value);
         }
         assert_eq!((spread.least(), spread.median(), spread.most()), (Some(1.0), Some(5.0), Some(9.0)));
+        assert_eq!(spread.range(|value| format!("{value:.0}")), "**5** (1 to 9)");
         spread.add(7.0);
         assert_eq!(spread.median(), Some(6.0));
     }

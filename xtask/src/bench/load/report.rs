@@ -26,10 +26,10 @@ pub(super) fn table(rows: &[Row], prices: &Prices) -> String {
         ("an empty program at a function's entry (single-stepped)", &prices.entry),
     ] {
         let times = ratio(spread).map(|ratio| format!("{ratio:.2}")).unwrap_or_default();
-        let _ = writeln!(out, "| {what} | {} | {times} |", range(spread, |ns| format!("{ns:.0} ns")));
+        let _ = writeln!(out, "| {what} | {} | {times} |", spread.range(|ns| format!("{ns:.0} ns")));
     }
     for row in rows {
-        let bare = range(&row.bare, |rate| format!("{rate:.0}"));
+        let bare = row.bare.range(|rate| format!("{rate:.0}"));
         let _ = writeln!(out, "\n## {}\n\nUnwatched: {bare} a second.\n", row.work.title());
         out.push_str(
             "| who watches | done a second | CPU time of each | p50 | p99 | cost predicted | hits a second | lost | a hit costs | its CPU | its memory | attached in | gone in |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|\n",
@@ -44,8 +44,8 @@ pub(super) fn table(rows: &[Row], prices: &Prices) -> String {
                 out,
                 "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
                 watcher.title(),
-                range(&cell.rate, factor),
-                range(&cell.cpu, factor),
+                cell.rate.range(factor),
+                cell.cpu.range(factor),
                 median(&cell.p50, |ratio| format!("{ratio:.2}")),
                 median(&cell.p99, |ratio| format!("{ratio:.2}")),
                 median(&cell.predicted, |share| format!("{:.2} %", share * 100.0)),
@@ -155,13 +155,4 @@ fn milliseconds(seconds: f64) -> String {
 
 fn median(spread: &Spread, text: impl Fn(f64) -> String) -> String {
     spread.median().map(text).unwrap_or_default()
-}
-
-fn range(spread: &Spread, text: impl Fn(f64) -> String) -> String {
-    match (spread.least(), spread.median(), spread.most()) {
-        (Some(least), Some(median), Some(most)) => {
-            format!("**{}** ({} to {})", text(median), text(least), text(most))
-        }
-        _ => String::new(),
-    }
 }
