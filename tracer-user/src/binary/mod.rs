@@ -29,6 +29,7 @@ pub use globals::Globals;
 pub use image::{Architecture, Image, build_id_in};
 pub use itabs::Itab;
 pub use layout::{Layout, LayoutError, LayoutSource};
+pub use code::{Holding, Operand};
 pub use locking::{Locking, LockingCode};
 pub use optional_globals::OptionalGlobals;
 pub use read::{Build, GoBinary, Program};
