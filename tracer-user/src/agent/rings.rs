@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 use crate::binary::{LockingCode, Operand};
 use crate::detect::Degree;
 use crate::memory::{
-    Details, Goroutine, LONGEST, Lock, LockState, NEEDED, Prover, Reach, ReachedFrame, Reader, Runtime, RuntimeError,
-    Snapshot, Sought, Spans, Symbolizer, Target, Unproven, Wait, Want,
+    Details, Goroutine, LONGEST, Lock, LockState, NEEDED, Prover, Reach, ReachedFrame, Reader, Runtime,
+    RuntimeError, Snapshot, Sought, Spans, Symbolizer, Target, Unproven, Wait, Want,
 };
 use crate::model::{self, Evidence, WaitGraph};
 
@@ -445,7 +445,9 @@ impl<R: Reader> Judge<'_, '_, R> {
                 Held::Not | Held::OnlyGives if waits_at_lock => continue,
                 // One that waits to take it again, or in this frame for the first time. A reader may have it already
                 // while it waits behind the writer that this is about.
-                Held::Perhaps { again } if waits_at_lock && (again || waits_here && frame.number == first) => {
+                Held::Perhaps { again }
+                    if waits_at_lock && (again || waits_here && frame.number == first) =>
+                {
                     continue;
                 }
                 Held::OnlyGives => Evidence::Gives,

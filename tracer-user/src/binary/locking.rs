@@ -35,10 +35,7 @@ const CALLEES: [(&str, Callee); 20] = [
     ("sync.(*RWMutex).rUnlockSlow", Callee::GivesSlowly { argument: 0, atomic: READER_COUNT }),
     ("sync.(*rlocker).Lock", Callee::Takes),
     ("sync.(*rlocker).Unlock", Callee::Gives),
-    (
-        "sync.runtime_SemacquireRWMutexR",
-        Callee::TakesSlowly { argument: READER_SEM, atomic: READER_COUNT },
-    ),
+    ("sync.runtime_SemacquireRWMutexR", Callee::TakesSlowly { argument: READER_SEM, atomic: READER_COUNT }),
 ];
 
 /// How deep it is looked for callees that give back what their caller holds.
@@ -60,8 +57,8 @@ pub struct Locking {
 pub struct LockingCode {
     /// By the entries of [`CALLEES`].
     callees: Option<HashMap<u64, Callee>>,
-    /// By entry.
-    functions: HashMap<u64, Result<Followed, NotFollowed>>,
+    /// By entry; of what can't be followed, what is said of it at any place.
+    functions: HashMap<u64, Result<Followed, Locking>>,
     /// By entry: whether it may give back what its caller holds.
     gives: HashMap<u64, bool>,
 }
@@ -70,23 +67,42 @@ impl LockingCode {
     /// What the frame at a linked address does; `exact` as for [`GoBinary::frames`].
     pub fn at(&mut self, binary: &GoBinary, address: u64, exact: bool) -> Locking {
         let look_up = if exact { address } else { address.saturating_sub(1) };
-        let unknown =
-            || Locking { holding: Holding { maybe: true, ..Holding::default() }, only_gives: false };
-        let Some(function) = binary.symbols().at(look_up) else { return unknown() };
+        let Some(function) = binary.symbols().at(look_up) else { return Locking::default() };
         if !self.functions.contains_key(&function.entry) {
-            let followed = self.follow(binary, function, DEPTH);
+            let followed = self.follow(binary, function, DEPTH).map_err(|why| match why {
+                NotFollowed::NoLocks => Locking::default(),
+                NotFollowed::Unknown => self.by_calls(binary, function),
+            });
             self.functions.insert(function.entry, followed);
         }
         match self.functions.get(&function.entry) {
             Some(Ok(followed)) => {
                 let (takes, gives) = followed.uses();
-                match followed.at(look_up) {
-                    Some(holding) => Locking { holding, only_gives: gives && !takes },
-                    None => unknown(),
-                }
+                let unknown = || Holding { maybe: takes, gave: gives, ..Holding::default() };
+                let holding = followed.at(look_up).unwrap_or_else(unknown);
+                Locking { holding, only_gives: gives && !takes }
             }
-            Some(Err(NotFollowed::NoLocks)) => Locking::default(),
-            Some(Err(NotFollowed::Unknown)) | None => unknown(),
+            Some(Err(locking)) => locking.clone(),
+            None => Locking::default(),
+        }
+    }
+
+    /// Of a function that can't be followed: by its calls alone.
+    fn by_calls(&mut self, binary: &GoBinary, function: Function) -> Locking {
+        let Some(code) = Code::of(binary.image(), function) else { return Locking::default() };
+        let callees = self.callees(binary);
+        let calls = |gives: bool| {
+            let entries: Vec<u64> = callees
+                .iter()
+                .filter(|(_, callee)| matches!(callee, Callee::Gives | Callee::GivesSlowly { .. }) == gives)
+                .map(|(address, _)| *address)
+                .collect();
+            code.may_call(&entries)
+        };
+        let (takes, gives) = (calls(false), calls(true));
+        Locking {
+            holding: Holding { maybe: takes, gave: gives, ..Holding::default() },
+            only_gives: gives && !takes,
         }
     }
 

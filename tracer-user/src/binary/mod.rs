@@ -24,12 +24,12 @@ pub use calls::{Argument, CallSite, Hazard};
 pub use code::Cost;
 #[cfg(feature = "fuzzing")]
 pub(crate) use code::code_holds;
+pub use code::{Holding, Operand};
 pub use error::BinaryError;
 pub use globals::Globals;
 pub use image::{Architecture, Image, build_id_in};
 pub use itabs::Itab;
 pub use layout::{Layout, LayoutError, LayoutSource};
-pub use code::{Holding, Operand};
 pub use locking::{Locking, LockingCode};
 pub use optional_globals::OptionalGlobals;
 pub use read::{Build, GoBinary, Program};

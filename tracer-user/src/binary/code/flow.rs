@@ -428,7 +428,7 @@ impl Followed {
     fn state_before(&self, address: u64) -> Option<(State, &Step)> {
         let behind = self.steps.partition_point(|step| step.address <= address);
         let wanted = behind.checked_sub(1)?;
-        let is_in = self.steps.get(wanted).is_some_and(|step| address - step.address < step.len);
+        let is_in = self.steps.get(wanted).is_some_and(|step| address.wrapping_sub(step.address) < step.len);
         let mut from = wanted;
         while !self.states.contains_key(&from) {
             from = from.checked_sub(1)?;
@@ -464,13 +464,8 @@ impl Followed {
         if let Some(slot) = registers.get_mut(usize::from(self.registers.stack)) {
             *slot = Some(Value { base: Base::Frame, plus: 0 });
         }
-        let entry = State {
-            registers,
-            slots: BTreeMap::new(),
-            sites: BTreeMap::new(),
-            gave: false,
-            atomic: None,
-        };
+        let entry =
+            State { registers, slots: BTreeMap::new(), sites: BTreeMap::new(), gave: false, atomic: None };
         let mut states: HashMap<usize, State> = HashMap::from([(0, entry)]);
         let mut queue = BTreeSet::from([0]);
         let mut left = self.steps.len().checked_mul(MAX_ROUNDS)?;
@@ -613,7 +608,8 @@ impl Followed {
                 Some(Callee::GivesSlowly { argument, atomic }) => (*argument, *atomic, false),
                 _ => return,
             };
-            let (Some((site, value)), Some(argument)) = (state.atomic, state.get(self.registers.first)) else {
+            let (Some((site, value)), Some(argument)) = (state.atomic, state.get(self.registers.first))
+            else {
                 return;
             };
             if argument.moved(into.wrapping_neg()) == value.moved(back.wrapping_neg()) {

@@ -87,10 +87,7 @@ fn ops(factory: &mut InstructionInfoFactory, instruction: &Instruction) -> Vec<O
             ];
         }
         (Opcode::Pop_r64, Some(to)) => {
-            return vec![
-                Op::Load { to, base: STACK, plus: 0 },
-                Op::Copy { to: STACK, from: STACK, plus: 8 },
-            ];
+            return vec![Op::Load { to, base: STACK, plus: 0 }, Op::Copy { to: STACK, from: STACK, plus: 8 }];
         }
         _ => {}
     }

@@ -11,8 +11,8 @@ mod lower;
 use super::image::{Architecture, Image};
 use super::symbols::Function;
 
-pub use flow::{Holding, Operand};
 pub(super) use flow::{Callee, Followed, NotFollowed};
+pub use flow::{Holding, Operand};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use holds::code_holds;
 
