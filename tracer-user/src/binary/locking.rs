@@ -5,6 +5,7 @@
 //! locked is still to be found, and is the same.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::code::{Callee, Code, Followed, Holding, NotFollowed};
 use super::read::GoBinary;
@@ -59,14 +60,25 @@ pub struct LockingCode {
     callees: Option<HashMap<u64, Callee>>,
     /// By entry; of what can't be followed, what is said of it at any place.
     functions: HashMap<u64, Result<Followed, Locking>>,
+    /// By address: many goroutines are at few places.
+    places: HashMap<u64, Arc<Locking>>,
     /// By entry: whether it may give back what its caller holds.
     gives: HashMap<u64, bool>,
 }
 
 impl LockingCode {
     /// What the frame at a linked address does; `exact` as for [`GoBinary::frames`].
-    pub fn at(&mut self, binary: &GoBinary, address: u64, exact: bool) -> Locking {
+    pub fn at(&mut self, binary: &GoBinary, address: u64, exact: bool) -> Arc<Locking> {
         let look_up = if exact { address } else { address.saturating_sub(1) };
+        if let Some(known) = self.places.get(&look_up) {
+            return Arc::clone(known);
+        }
+        let locking = Arc::new(self.look_up(binary, look_up));
+        self.places.insert(look_up, Arc::clone(&locking));
+        locking
+    }
+
+    fn look_up(&mut self, binary: &GoBinary, look_up: u64) -> Locking {
         let Some(function) = binary.symbols().at(look_up) else { return Locking::default() };
         if !self.functions.contains_key(&function.entry) {
             let followed = self.follow(binary, function, DEPTH).map_err(|why| match why {
