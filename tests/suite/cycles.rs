@@ -109,6 +109,8 @@ fn check(build: &Build) {
             path.iter().all(|edge| goids.contains(&edge["could_be_ended_by"].as_u64().unwrap())),
             "{cycle}"
         );
+        let around = |edge: &Value| edge["goid"] != edge["could_be_ended_by"];
+        assert!(goids.len() == 1 || path.iter().all(around), "{cycle}");
         assert!(said.contains(&format!("DEADLOCK ({degree})")), "{said}");
         let behind = array(cycle, "/waiting_behind").unwrap().len();
         assert_eq!(behind, if name == "with others behind" { 3 } else { 0 }, "{name}: {cycle}");
@@ -116,6 +118,12 @@ fn check(build: &Build) {
     assert_eq!(found.len(), heap.len() + variables.len(), "{build}: a trap is named: {}", dump["cycles"]);
     for words in ["where before it waits", "a goroutine waits for itself", "which is held, by its code, by"] {
         assert!(said.contains(words), "no {words:?} in {said}");
+    }
+
+    // Without a look at the heap code must tell, and it may not say more than it does.
+    for (goids, degree) in named(&pid, &["--prove", "0"]) {
+        let is_one = heap.values().chain(variables.values()).any(|ring| *ring == goids);
+        assert!(is_one || degree == "suspected", "{build}: {goids:?} is {degree}: {truth}");
     }
 
     // The traps were none: they can go on.

@@ -1,19 +1,19 @@
 //! Goroutines that wait for each other in a ring: what memory, code and stacks say of it, joined.
 //!
 //! Go records neither who holds a lock nor who will use a channel. What counts here: that the lock is taken; which
-//! stacks lead to it, in which frames; whether the code of these takes locks before that place and has not given them
-//! back; and that all of it is the same at a second look. A ring by a mere pointer is suspected, one by locks that are
+//! stacks lead to it, in which frames; whether the code of these has locked that very address on every way to its place,
+//! and has not given it back; and that all of it is the same at a second look. A ring by a mere pointer is suspected, one by locks that are
 //! held is confirmed, and one whose things nothing that can still run reaches is proved (`memory/stranded.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use crate::binary::{Locking, LockingCode};
+use crate::binary::{LockingCode, Operand};
 use crate::detect::Degree;
 use crate::memory::{
-    Details, Goroutine, LONGEST, Lock, LockState, NEEDED, Prover, Reach, Reader, Runtime, RuntimeError,
-    Snapshot, Sought, Spans, Symbolizer, Target, Unproven, Wait, Want,
+    Details, Goroutine, LONGEST, Lock, LockState, NEEDED, Prover, Reach, ReachedFrame, Reader, Runtime,
+    RuntimeError, Snapshot, Sought, Spans, Symbolizer, Target, Unproven, Wait, Want,
 };
 use crate::model::{self, Evidence, WaitGraph};
 
@@ -41,7 +41,7 @@ pub struct Waited {
     /// Who waits, in the order of their ids.
     pub waiters: Vec<u64>,
     /// Goroutines that have a pointer to it on their stack, and are not counted among those who could end the wait:
-    /// others hold the lock by their code.
+    /// another holds the lock by its code.
     pub others: Vec<u64>,
     /// A goroutine that runs may have a pointer to it.
     pub seen_running: bool,
@@ -133,6 +133,7 @@ pub fn find_rings<R: Reader>(
         snapshot.goroutines.iter().filter_map(|g| Some((g.goid, g.park?))).collect()
     };
     let (before, after) = (parks(snapshot), parks(&again));
+    let stuck = graph.stuck();
     for ring in found {
         let is_same = |goid: &u64| {
             before.get(goid).is_some_and(|park| after.get(goid) == Some(park))
@@ -148,7 +149,9 @@ pub fn find_rings<R: Reader>(
             let (Some(node), Some(thing)) = (graph.things.get(*number), rings.things.get(*number)) else {
                 return false;
             };
+            // One that has a pointer to it and can go on may give it back for another.
             !thing.seen_running
+                && thing.others.iter().all(|goid| stuck.contains(goid))
                 && node.enders.values().all(|evidence| matches!(evidence, Evidence::Holds | Evidence::Before))
         };
         let is_confirmed = rings.not_searched == 0 && ring.things.iter().all(is_held);
@@ -303,6 +306,18 @@ fn sought<R: Reader>(runtime: &Runtime<'_, R>, thing: &Waited, spans: &Spans) ->
     }
 }
 
+/// What a frame's code says of a lock.
+enum Held {
+    /// It has taken it and not given it back.
+    Certainly,
+    /// It may have: not all that it took is known, or what it called may have given it back, perhaps to take it again.
+    Perhaps { again: bool },
+    /// It has not, and gives locks back.
+    OnlyGives,
+    /// It has not.
+    Not,
+}
+
 /// Makes evidence of what was found.
 struct Judge<'a, 'b, R> {
     runtime: &'a Runtime<'b, R>,
@@ -350,9 +365,9 @@ impl<R: Reader> Judge<'_, '_, R> {
                     continue;
                 };
                 let first = *own_frames.entry(g.goid).or_insert_with(|| self.first_own_frame(g));
-                if let Some(evidence) =
-                    self.evidence(&things[number], things, &numbers, g.goid, first, &reached.frames)
-                {
+                let evidence = self.evidence(&things[number], things, &numbers, g, first, &reached.frames);
+                // A leftover of what was there before is no pointer that it can use.
+                if let Some(evidence) = evidence.filter(|e| *e != Evidence::Pointer || reached.is_live) {
                     seen.insert(g.goid, evidence);
                 }
             }
@@ -405,50 +420,84 @@ impl<R: Reader> Judge<'_, '_, R> {
         thing: &Waited,
         things: &[Waited],
         numbers: &HashMap<Target, usize>,
-        goid: u64,
+        g: &Goroutine,
         first: usize,
-        frames: &[(usize, crate::memory::Pc)],
+        frames: &[ReachedFrame],
     ) -> Option<Evidence> {
-        let waits_here = thing.waiters.binary_search(&goid).is_ok();
+        let waits_here = thing.waiters.binary_search(&g.goid).is_ok();
         let Some(lock) = thing.lock else {
-            let own = frames.iter().any(|(number, _)| *number >= first);
+            let own = frames.iter().any(|frame| frame.number >= first);
             return (own && !waits_here).then_some(Evidence::Pointer);
         };
         // A reader and a writer of one lock wait at different places in it.
         let waits_at_lock = waits_here
-            || self.details.waits.get(&goid).into_iter().flat_map(Wait::targets).any(|target| {
+            || self.details.waits.get(&g.goid).into_iter().flat_map(Wait::targets).any(|target| {
                 let found = numbers.get(&target).and_then(|number| things.get(*number)?.lock);
                 found.is_some_and(|found| found.address == lock.address)
             });
         let is_lock = matches!(lock.state, LockState::Mutex { .. } | LockState::RwMutex { .. });
         let mut best = None;
-        for (number, pc) in frames.iter().filter(|(number, _)| *number >= first) {
-            // The frame that waits has the lock's address for that.
-            if waits_at_lock && *number == first {
-                continue;
-            }
-            let locking = if is_lock {
-                self.code.at(self.runtime.binary(), pc.address, pc.exact)
-            } else {
-                Locking::Nothing
-            };
-            let evidence = match locking {
-                Locking::Holds => Evidence::Holds,
-                Locking::Gives => Evidence::Gives,
-                // That it has called what waits says nothing.
-                Locking::Nothing if waits_at_lock => continue,
-                Locking::Nothing => Evidence::Pointer,
+        for frame in frames.iter().filter(|frame| frame.number >= first) {
+            let evidence = if is_lock { self.held(lock, g, frame) } else { Held::Not };
+            let evidence = match evidence {
+                Held::Certainly => Evidence::Holds,
+                // It must get it before it can give it back, and that it has called what waits says nothing.
+                Held::Not | Held::OnlyGives if waits_at_lock => continue,
+                // One that waits to take it again, or in this frame for the first time. A reader may have it already
+                // while it waits behind the writer that this is about.
+                Held::Perhaps { again }
+                    if waits_at_lock && (again || waits_here && frame.number == first) =>
+                {
+                    continue;
+                }
+                Held::OnlyGives => Evidence::Gives,
+                Held::Perhaps { .. } | Held::Not => Evidence::Pointer,
             };
             best = best.max(Some(evidence));
         }
         best
     }
 
+    /// Whether a frame holds a lock.
+    fn held(&mut self, lock: Lock, g: &Goroutine, frame: &ReachedFrame) -> Held {
+        let (runtime, binary) = (self.runtime, self.runtime.binary());
+        let locking = self.code.at(binary, frame.pc.address, frame.pc.exact);
+        let is_it = |operand: &Operand| match *operand {
+            Operand::Variable(at) => at.wrapping_add(runtime.bias()) == lock.address,
+            Operand::Slot { at, plus } => runtime
+                .word_at(frame.sp.wrapping_add_signed(at))
+                .is_some_and(|word| word.wrapping_add(plus) == lock.address),
+        };
+        let is_held = locking.holding.held.iter().any(is_it);
+        if !is_held && !locking.holding.maybe {
+            return if locking.only_gives { Held::OnlyGives } else { Held::Not };
+        }
+        let again = self.may_have_given_up(g, frame.number);
+        if is_held && !again { Held::Certainly } else { Held::Perhaps { again } }
+    }
+
+    /// Whether what a frame called may have given back what the frame holds, to take it again or not.
+    fn may_have_given_up(&mut self, g: &Goroutine, number: usize) -> bool {
+        let binary = self.runtime.binary();
+        let Some(inner) = g.stack.pcs.get(..number) else { return true };
+        inner.iter().any(|pc| {
+            let frames = self.symbolizer.frames(binary, *pc);
+            // A condition's lock is given back while it is waited for; deferred calls may have been made.
+            let gives_up = frames.iter().any(|frame| {
+                matches!(
+                    frame.function.as_str(),
+                    "sync.(*Cond).Wait" | "runtime.deferreturn" | "runtime.gopanic" | "runtime.Goexit"
+                )
+            });
+            gives_up || self.code.at(binary, pc.address, pc.exact).holding.gave
+        })
+    }
+
     /// Who of those that were seen could end the wait.
     fn decide(&self, thing: &mut Waited, node: &mut model::Thing, seen: BTreeMap<u64, Evidence>) {
-        let by_code = seen.values().any(|evidence| *evidence != Evidence::Pointer);
+        let is_held = seen.values().any(|evidence| *evidence == Evidence::Holds);
         for (goid, evidence) in seen {
-            if by_code && evidence == Evidence::Pointer {
+            if is_held && evidence == Evidence::Pointer {
                 thing.others.push(goid);
             } else {
                 node.enders.insert(goid, evidence);

@@ -24,6 +24,7 @@ pub use calls::{Argument, CallSite, Calls, Hazard};
 pub use code::Cost;
 #[cfg(feature = "fuzzing")]
 pub(crate) use code::code_holds;
+pub use code::{Holding, Operand};
 pub use error::BinaryError;
 pub use globals::Globals;
 pub use image::{Architecture, Image, build_id_in};

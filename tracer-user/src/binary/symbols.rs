@@ -2,7 +2,6 @@
 //! leaves in place.
 
 use std::cell::Cell;
-use std::ops::Range;
 
 use gobin::structures::moduledata::Moduledata;
 use gobin::structures::pclntab::{FuncData, ParsedPclntab, PclntabMeta};
@@ -283,42 +282,6 @@ impl Symbols {
     #[must_use]
     pub fn argument_bytes(&self, image: &Image, function: Function) -> u64 {
         self.record(image, function).and_then(|(_, record)| u64::try_from(record.args).ok()).unwrap_or(0)
-    }
-
-    /// Whether it has deferred calls to make when it returns (`_func.deferreturn`, runtime/runtime2.go).
-    #[must_use]
-    pub fn defers(&self, image: &Image, function: Function) -> bool {
-        self.record(image, function).is_some_and(|(_, record)| record.deferreturn != 0)
-    }
-
-    /// The ranges of addresses of the calls that were inlined into a function, with the names of what was called; those
-    /// inlined into inlined ones too.
-    #[must_use]
-    pub fn inlined_ranges<'a>(&self, image: &'a Image, function: Function) -> Vec<(Range<u64>, &'a str)> {
-        let steps = Steps::new(MAX_LOOK_UP);
-        let mut ranges = Vec::new();
-        let Some((table, record)) = self.record(image, function) else { return ranges };
-        let Some(index) = table.pcdata_at(&record, PCDATA_INLINE_INDEX) else { return ranges };
-        let size = function.end - function.entry;
-        let mut start = 0;
-        for (end, value) in table.decode_pcvalue(index) {
-            if start >= size || !steps.take(1) {
-                break;
-            }
-            let range = function.entry + start..function.entry + u64::from(end).min(size);
-            start = u64::from(end);
-            let mut call = u32::try_from(value).ok().and_then(|i| self.read_call(image, &table, &record, i));
-            for _ in 0..MAX_INLINE_DEPTH {
-                let Some(found) = call.take() else { break };
-                let name = name_at(&table, found.name_off);
-                if !steps.take(name.map_or(MAX_NAME, str::len) as u64) {
-                    return ranges;
-                }
-                ranges.extend(name.map(|name| (range.clone(), name)));
-                call = self.inlined_call(image, &table, &record, u64::from(found.parent_pc), &steps);
-            }
-        }
-        ranges
     }
 
     /// Names of the functions that were inlined into this one, each once.

@@ -44,7 +44,7 @@ pub use labels::{Labels, MAX_LABELS};
 pub use live::LiveMemory;
 pub use lock::{Lock, LockState};
 pub use ms::Ms;
-pub use reach::{LONGEST, Reach, Reached, Sought};
+pub use reach::{LONGEST, Reach, Reached, ReachedFrame, Sought};
 pub use reader::{ReadError, Reader};
 pub use running::Crash;
 pub use runtime::{Runtime, RuntimeError};

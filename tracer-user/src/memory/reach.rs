@@ -3,9 +3,11 @@
 //! A word of a frame is a hint: slots keep what was there before, and what a goroutine reaches through the heap is not
 //! on its stack at all.
 
+use std::collections::HashSet;
 use std::ops::Range;
 
 use super::reader::{Reader, u64_at};
+use super::roots::FrameMaps;
 use super::runtime::{Runtime, RuntimeError};
 use super::stack::{Pc, StackCopy, Unwinder};
 
@@ -38,9 +40,21 @@ pub struct Reached {
     pub goid: u64,
     /// The thing, by its number.
     pub thing: usize,
-    /// The frames that do, by their number from the innermost on, and where they are. Empty for a goroutine that runs, or
-    /// ran meanwhile, whose frames are not known.
-    pub frames: Vec<(usize, Pc)>,
+    /// The frames that do. Empty for a goroutine that runs, or ran meanwhile, whose frames are not known.
+    pub frames: Vec<ReachedFrame>,
+    /// What leads there may still be used, as far as is known: it is no leftover.
+    pub is_live: bool,
+}
+
+/// A frame that leads to a thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReachedFrame {
+    /// Its number from the innermost on.
+    pub number: usize,
+    /// Where it is in the code.
+    pub pc: Pc,
+    /// Its stack pointer.
+    pub sp: u64,
 }
 
 /// What a search found.
@@ -55,6 +69,11 @@ pub struct Reach {
 }
 
 impl<R: Reader> Runtime<'_, R> {
+    /// A word of the process's memory; `None` where it can't be read.
+    pub fn word_at(&self, address: u64) -> Option<u64> {
+        self.memory.u64(address).ok()
+    }
+
     /// Searches the stacks of all goroutines, also those that run: of these all that was ever written to the stack.
     ///
     /// # Errors
@@ -68,6 +87,7 @@ impl<R: Reader> Runtime<'_, R> {
         let layout = &self.binary.layout().g;
         let size = layout.size as usize;
         let mut unwinder = Unwinder::new(self.binary, self.bias);
+        let mut maps = FrameMaps::default();
         let mut left = MOST;
         let (at, len, _) = self.slice(self.binary.globals().allgs)?;
         let read = |parts: &[(u64, usize)]| self.memory.read_batch(parts).map_err(|e| self.read_error(e));
@@ -117,15 +137,27 @@ impl<R: Reader> Runtime<'_, R> {
                     reach.take(found);
                     continue;
                 };
+                let mut in_code = Vec::new();
                 let (frames, complete) = unwinder.frames(start.pc, start.sp, start.exact, &copy);
                 reach.cut += usize::from(!complete);
                 for (number, frame) in frames.iter().enumerate() {
+                    let place = ReachedFrame { number, pc: frame.pc, sp: frame.range.start };
                     let own = frame.range.start..frame.range.end + frame.arguments.min(MOST_ARGUMENTS);
                     for thing in copy.words(own).flat_map(|word| index.of_word(word)) {
-                        note(&mut found, goid, thing, Some((number, frame.pc)));
+                        note(&mut found, goid, thing, Some(place));
                     }
                     for thing in index.of_code(self, frame.pc) {
-                        note(&mut found, goid, thing, Some((number, frame.pc)));
+                        in_code.push(thing);
+                        note(&mut found, goid, thing, Some(place));
+                    }
+                }
+                if !found.is_empty()
+                    && let Some(words) = self.live_words(before, *start, &copy, &mut unwinder, &mut maps)
+                {
+                    let live: HashSet<usize> =
+                        words.into_iter().flat_map(|word| index.of_word(word)).chain(in_code).collect();
+                    for reached in &mut found {
+                        reached.is_live = live.contains(&reached.thing);
                     }
                 }
                 reach.take(found);
@@ -136,9 +168,9 @@ impl<R: Reader> Runtime<'_, R> {
     }
 }
 
-fn note(found: &mut Vec<Reached>, goid: u64, thing: usize, frame: Option<(usize, Pc)>) {
+fn note(found: &mut Vec<Reached>, goid: u64, thing: usize, frame: Option<ReachedFrame>) {
     let at = found.iter().position(|known| known.thing == thing).unwrap_or_else(|| {
-        found.push(Reached { goid, thing, frames: Vec::new() });
+        found.push(Reached { goid, thing, frames: Vec::new(), is_live: true });
         found.len() - 1
     });
     if let (Some(frame), Some(known)) = (frame, found.get_mut(at))

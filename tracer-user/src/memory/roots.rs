@@ -162,10 +162,7 @@ impl<R: Reader> Runtime<'_, R> {
         if lo >= hi || hi - lo > MOST_STACK || lo & 7 != 0 {
             return Ok(false);
         }
-        let is_exact = u64_at(g, layout.panic_) == 0
-            && u32_at(g, layout.atomicstatus) & super::goroutine::SCAN == 0
-            && layout.async_safe_point.is_some_and(|at| u8_at(g, at) == 0);
-        let start = self.start(g).filter(|_| is_exact);
+        let start = self.start(g).filter(|_| self.has_maps(g));
         let from = start.map_or(lo, |start| start.sp);
         let mut bytes = vec![0; (hi - from) as usize];
         match self.memory.read(from, &mut bytes) {
@@ -183,6 +180,34 @@ impl<R: Reader> Runtime<'_, R> {
         }
         self.mark_defers(g, mark);
         Ok(true)
+    }
+
+    /// Whether the compiler's maps tell of a goroutine's frames.
+    fn has_maps(&self, g: &[u8]) -> bool {
+        let layout = &self.binary.layout().g;
+        u64_at(g, layout.panic_) == 0
+            && u32_at(g, layout.atomicstatus) & super::goroutine::SCAN == 0
+            && layout.async_safe_point.is_some_and(|at| u8_at(g, at) == 0)
+    }
+
+    /// The words of a goroutine's stack that it may still use, by the compiler's maps. `None` where these do not tell, or
+    /// not all.
+    pub(super) fn live_words(
+        &self,
+        g: &[u8],
+        start: Start,
+        copy: &StackCopy<'_>,
+        unwinder: &mut Unwinder<'_>,
+        maps: &mut FrameMaps,
+    ) -> Option<Vec<u64>> {
+        let layout = &self.binary.layout().g;
+        // What deferred calls hold is not on the stack alone.
+        let defers = layout.defer_.is_none_or(|at| u64_at(g, at) != 0);
+        if defers || !self.has_maps(g) {
+            return None;
+        }
+        let (lo, hi) = (u64_at(g, layout.stack_lo), u64_at(g, layout.stack_hi));
+        self.exact_words(start, lo, hi, g, copy, unwinder, maps)
     }
 
     /// Deferred calls: those on the heap, and what those on the stack hold.

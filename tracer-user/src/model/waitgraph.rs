@@ -228,7 +228,10 @@ impl WaitGraph {
         let mut queue = VecDeque::from([first]);
         while let Some(goid) = queue.pop_front() {
             // The best evidence first, so that it is what is told.
-            let mut edges: Vec<Edge> = self.next(goid).filter(|edge| members.contains(&edge.ender)).collect();
+            // Where there are several members, the way around is that through others.
+            let leads_on = |edge: &Edge| members.len() == 1 || edge.ender != edge.waiter;
+            let mut edges: Vec<Edge> =
+                self.next(goid).filter(|edge| members.contains(&edge.ender) && leads_on(edge)).collect();
             edges.sort_by_key(|edge| std::cmp::Reverse(edge.evidence));
             for edge in edges {
                 if edge.ender == first {
@@ -307,6 +310,14 @@ mod tests {
         assert_eq!(rings[1].behind, [20, 21]);
         let around: Vec<(u64, u64)> = rings[0].path.iter().map(|edge| (edge.waiter, edge.ender)).collect();
         assert_eq!(around, [(1, 2), (2, 3), (3, 1)]);
+    }
+
+    #[test]
+    fn the_way_around_does_not_end_with_its_first_step() {
+        let graph = graph(&[(&[6, 7], false), (&[6], false)], &[(6, &[0]), (7, &[1])]);
+        let around: Vec<(u64, u64)> =
+            graph.rings()[0].path.iter().map(|edge| (edge.waiter, edge.ender)).collect();
+        assert_eq!(around, [(6, 7), (7, 6)]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use iced_x86::{Decoder, DecoderOptions};
 
 use super::super::image::Architecture;
-use super::{Call, Code, Spot};
+use super::{Call, Callee, Code, Followed, Spot};
 
 /// Instructions by address with their length, decoded one after the other from the begin up to the first that is
 /// none.
@@ -90,6 +90,18 @@ pub(crate) fn code_holds(bytes: &[u8], address: u64, architecture: Architecture)
     }
     for at in code.returns() {
         assert!(boundaries.contains_key(&at), "{at:#x} is no instruction");
+    }
+    let callees = [
+        Callee::Takes,
+        Callee::TakesSlowly { argument: 12, atomic: 16 },
+        Callee::Gives,
+        Callee::GivesSlowly { argument: 0, atomic: 0 },
+        Callee::MayGive,
+    ];
+    let callee = |target: u64| callees.get(target as usize % 7).copied();
+    if let Ok(followed) = Followed::new(code, callee, |at| at % 2 == 0) {
+        followed.gives();
+        boundaries.keys().for_each(|at| drop(followed.at(*at)));
     }
     let references = code.references();
     code.shape(&[(references.first().copied().unwrap_or(0), 64), (u64::MAX - 8, 64)]);

@@ -3,12 +3,16 @@
 
 mod amd64;
 mod arm64;
+mod flow;
 #[cfg(any(test, feature = "fuzzing"))]
 mod holds;
+mod lower;
 
 use super::image::{Architecture, Image};
 use super::symbols::Function;
 
+pub(super) use flow::{Callee, Followed, NotFollowed};
+pub use flow::{Holding, Operand};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use holds::code_holds;
 
