@@ -15,8 +15,6 @@ use crate::interrupt;
 
 /// How long a tool may take to attach.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Room for the hits of a program at full work.
-const RING_KIB: &str = "65536";
 
 /// What a tool said of itself, and the kernel of it.
 #[derive(Clone, Debug, Default)]
@@ -56,9 +54,7 @@ impl Tool {
     /// gotrail, attached to a process.
     pub(super) fn gotrail(program: &Path, pid: u32, arguments: &[&str], folder: &Path) -> Result<Self> {
         let mut command = Command::new(program);
-        command
-            .args(["attach", &pid.to_string(), "--format", "json", "--ring-kib", RING_KIB])
-            .args(arguments);
+        command.args(["attach", &pid.to_string(), "--format", "json"]).args(arguments);
         Self::start(&mut command, "\"type\":\"attached\"", account, &folder.join("gotrail"))
     }
 

@@ -7,6 +7,9 @@ use anyhow::Result;
 use super::super::tool::{Account, Tool};
 use super::work::Running;
 
+/// Room for the hits of a program at full work.
+const RING: [&str; 2] = ["--ring-kib", "65536"];
+
 /// A way to watch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Watcher {
@@ -102,7 +105,10 @@ impl Watching {
             running.tell(word)?;
         }
         let tool = match watcher.gotrail() {
-            Some(arguments) => Some(Tool::gotrail(gotrail, running.pid(), arguments, folder)?),
+            Some(arguments) => {
+                let arguments = [arguments, &RING].concat();
+                Some(Tool::gotrail(gotrail, running.pid(), &arguments, folder)?)
+            }
             None if watcher == Watcher::Bpftrace => {
                 Some(Tool::bpftrace(running.pid(), "runtime.gopark", folder)?)
             }
