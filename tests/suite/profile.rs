@@ -71,11 +71,12 @@ fn by_state(times: &Times) -> BTreeMap<&str, f64> {
     states
 }
 
-/// Compares the shares of those that are large in either.
+/// Compares the shares of those that are above a share in either; returns how many these are.
 fn compare<K: Ord + std::fmt::Debug>(
     build: &Build,
     ours: &BTreeMap<K, f64>,
     truth: &BTreeMap<K, f64>,
+    above: f64,
 ) -> usize {
     let sum = |times: &BTreeMap<K, f64>| times.values().sum::<f64>();
     let (all_ours, all_truth) = (sum(ours), sum(truth));
@@ -84,7 +85,7 @@ fn compare<K: Ord + std::fmt::Debug>(
     for key in ours.keys().chain(truth.keys().filter(|key| !ours.contains_key(*key))) {
         let share = |times: &BTreeMap<K, f64>, all: f64| times.get(key).copied().unwrap_or(0.0) / all;
         let (our, true_share) = (share(ours, all_ours), share(truth, all_truth));
-        if our.max(true_share) > LARGE {
+        if our.max(true_share) > above {
             compared += 1;
             if (our - true_share).abs() > TOLERANCE {
                 wrong.push(format!("{key:?}: {our:.4}, by the trace {true_share:.4}"));
@@ -116,9 +117,10 @@ fn against_the_trace(build: &Build, scratch: &Scratch) {
     let told = |activity: &Activity| activity.place.iter().all(|frame| !frame.contains("main.main"));
     ours.retain(|activity, _| told(activity));
     let traced: Times = traced.into_iter().filter(|(activity, _)| told(activity)).collect();
-    let compared = compare(build, &ours, &traced);
+    let compared = compare(build, &ours, &traced, LARGE);
     assert!(compared >= 6, "{build}: {compared} stacks above 5 %: {traced:?}");
-    assert_eq!(compare(build, &by_state(&ours), &by_state(&traced)), 4, "{build}: {traced:?}");
+    // Each of the states, however small: on a busy machine some are.
+    assert_eq!(compare(build, &by_state(&ours), &by_state(&traced), 0.0), 4, "{build}: {traced:?}");
 
     check(&build.to_string(), &profile);
 }
