@@ -341,7 +341,7 @@ impl Leases {
         state.keeper = Some(Running { socket: ours, child, seen_ns: monotonic_ns(), spoken: false });
         // What the links will be made on: this file, and no other that may come to have its path.
         let executable = open(self.shared.target.exe_path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-            .map_err(error)?;
+            .map_err(|e| if self.shared.target.is_same() { error(e) } else { gone(pid) })?;
         let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| gone(pid))?;
         let target = pidfd_open(raw, PidfdFlags::empty()).map_err(|_| gone(pid))?;
         if !self.shared.target.is_same() {
