@@ -183,8 +183,8 @@ fn root_cost_1_switches_come_in_bursts_that_the_budget_pays_for() {
 #[test]
 fn root_cost_1_a_stopped_gotrail_ends_the_switches_that_were_asked_for() {
     // The lease, and what a busy machine adds.
-    const LEASE: Duration = Duration::from_millis(2000 + 2000);
-    const STOPPED: Duration = Duration::from_secs(7);
+    const LEASE: Duration = Duration::from_millis(2000 + 1000);
+    const STOPPED: Duration = Duration::from_secs(5);
     needs!(Need::Fixtures, Need::Root);
     let mut target = start();
     tell(&mut target, "switch");
