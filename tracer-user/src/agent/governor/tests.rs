@@ -23,6 +23,10 @@ fn plan() -> Plan {
     Plan::default()
 }
 
+fn prices(hit: u64) -> Prices {
+    Prices { record_ns: hit, stack_ns: hit, step_ns: 0 }
+}
+
 /// What a target would do with nobody watching: CPUs that it uses, and hits for each second of CPU time, by tier.
 #[derive(Clone, Copy, Debug, Default)]
 struct Load {
@@ -57,6 +61,7 @@ struct World {
     pace: (u64, u64),
     hinted: bool,
     would_be: f64,
+    hit: u64,
 }
 
 const TIERS: [(u32, Probe); 2] = [(TIER_T2, Probe::GoCreate), (TIER_T3, Probe::GoReady)];
@@ -79,7 +84,7 @@ impl World {
                 until_ns: until(*tier),
             })
             .collect();
-        let costs = Costs::new(&plan(), Prices { record_ns: HIT, stack_ns: HIT, step_ns: 0 });
+        let costs = Costs::new(&plan(), prices(HIT));
         let mut governor = Governor::new(SHARE, costs, &rules, 0);
         let mut kept = [Kept::default(); 2];
         if tiers.contains(&TIER_T2) {
@@ -100,7 +105,14 @@ impl World {
             pace: (1, 10),
             hinted,
             would_be: 0.0,
+            hit: HIT,
         }
+    }
+
+    /// Each hit costs so much, ns.
+    fn price(&mut self, hit: u64) {
+        self.hit = hit;
+        self.governor.costs.set(prices(hit));
     }
 
     fn counted(&self) -> Vec<(Probe, u64)> {
@@ -116,19 +128,19 @@ impl World {
         for (kept, demand) in self.kept.iter().zip(demand) {
             each += if kept.on { demand } else { 0.0 };
         }
-        let lost = each * HIT as f64 / 1e9;
+        let lost = each * self.hit as f64 / 1e9;
         let cpu = load.cpus * TICK as f64;
         let work = cpu / (1.0 + lost) / 1e9;
         let mut spent = 0.0;
         for (i, demand) in demand.into_iter().enumerate() {
             if self.kept[i].on {
                 self.hits[i] += demand * work;
-                spent += demand * work * HIT as f64;
+                spent += demand * work * self.hit as f64;
             }
         }
         if !self.rare_off {
             self.rare += load.rare * work;
-            spent += load.rare * work * HIT as f64;
+            spent += load.rare * work * self.hit as f64;
         }
         self.would_be = load.lifetimes * load.cpus;
         self.cpu += cpu;
@@ -313,6 +325,50 @@ fn cost_1_without_a_hint_it_comes_back_too() {
     run(&mut world, 20.0, Load { cpus: 2.0, lifetimes: 400_000.0, ..Load::default() });
     run(&mut world, 20.0, Load { cpus: 0.5, lifetimes: 1_000.0, ..Load::default() });
     assert_eq!(world.modes(TIER_T2), [(Mode::Steady, Mode::Windows), (Mode::Windows, Mode::Steady)]);
+}
+
+/// Where the kernel steps over instructions, or the host is slow, most of what the target does in a window is lost. The
+/// budget pays for short ones.
+#[test]
+fn cost_1_a_spawner_whose_hits_are_dear_is_sampled_too() {
+    for (hit, cpus) in [(1_600, 2.0), (13_000, 2.0), (13_000, 1.0), (13_000, 16.0), (40_000, 4.0)] {
+        for lifetimes in [100_000.0, 400_000.0, 2_000_000.0] {
+            let mut world = World::new(&[TIER_T2], true);
+            world.price(hit);
+            // It begins in the middle of a second in which next to nothing was earned.
+            run(&mut world, 2.3, Load { cpus: 0.001, lifetimes: 10.0, ..Load::default() });
+            run(&mut world, 30.0, Load { cpus, lifetimes, ..Load::default() });
+            let case = format!("{cpus} CPUs, {lifetimes} a second at {hit} ns");
+            let late = world.now - 10_000 * MS;
+            let windows = world.stretches(TIER_T2).iter().filter(|window| window.begin_ns > late).count();
+            assert!(windows > 3, "{case}: {windows} windows in ten seconds, {:?}", world.modes(TIER_T2));
+            let excess = world.excess_after(WINDOW);
+            assert!(excess < reaction(cpus, 1), "{case}: {excess} ns too much");
+        }
+    }
+}
+
+/// A window that was all edges says more of hits a second than there can be.
+#[test]
+fn a_window_of_edges_does_not_end_the_sampling() {
+    let mut world = World::new(&[TIER_T2], true);
+    world.price(13_000);
+    let load = Load { cpus: 2.0, lifetimes: 400_000.0, ..Load::default() };
+    run(&mut world, 5.0, load);
+    let opened = (0..2_000).any(|_| {
+        world.tick(load);
+        world.kept[0].on
+    });
+    assert!(opened, "no window in ten seconds: {:?}", world.modes(TIER_T2));
+    world.hits[0] += 2_000.0;
+    world.note();
+    let step = world.governor.ended(TIER_T2, world.now - TICK + MS, world.now, Why::KeeperGone);
+    assert!(matches!(step, Some(Step::Ended(_))));
+    world.kept[0] = Kept::default();
+    let before = world.stretches(TIER_T2).len();
+    run(&mut world, 10.0, load);
+    let windows = world.stretches(TIER_T2).len() - before;
+    assert!(windows > 3, "{windows} windows, {:?}", world.modes(TIER_T2));
 }
 
 #[test]

@@ -37,6 +37,8 @@ const AGAIN: u64 = 1_000 * MILLISECOND;
 const RETRY: u64 = 30_000 * MILLISECOND;
 /// Likewise of switches, which nothing else tells of.
 const RETRY_SWITCHES: u64 = 5_000 * MILLISECOND;
+/// Likewise of a tier of which memory tells.
+const RETRY_HINTED: u64 = 5_000 * MILLISECOND;
 /// What it costs the target that the probe of one site comes and goes, ns: its pages are changed under its memory
 /// lock. Assumed.
 const SITE_SWITCH: u64 = 50_000;
@@ -419,7 +421,8 @@ impl Tier {
             let affordable = purse.left() >= (switch + worst) as f64 || purse.left() >= 0.9 * purse.cap();
             return affordable.then(|| self.begin(PROBING, switch, worst, purse));
         };
-        let each = rate.cost / SECOND;
+        // No more can be lost than what the target's CPUs do, whatever a short window with its edges says.
+        let each = (rate.cost / SECOND).min(rate.cpus.max(purse.cpus()).max(1.0));
         let edges = (switch + self.usual_edges) as f64;
         let (least, most) = (edges + each * self.shortest() as f64, 0.8 * purse.cap());
         if least > most {
@@ -433,8 +436,10 @@ impl Tier {
         }
         self.tight_since = None;
         if self.mode == Mode::Off {
-            // With room to spare, so that it does not go to and fro.
-            if least > most / 2.0 || now_ns < self.off_since + CALM {
+            // With room to spare, so that it does not go to and fro; or, seldom, with just enough: what is as dear as
+            // can be gets no cheaper.
+            let room = least <= most / 2.0 && now_ns >= self.off_since + CALM;
+            if !room && now_ns < self.off_since + RETRY_HINTED {
                 return None;
             }
             self.go(Mode::Windows, purse, steps);
