@@ -177,7 +177,8 @@ impl<R: Reader> Runtime<'_, R> {
     }
 
     /// Reads the stacks of some goroutines, checks that none changed meanwhile, and reads those that did
-    /// once more.
+    /// once more. So it does with a stack that leads nowhere: a goroutine that ran and parks again at the same place may
+    /// look as before, as `g.trackingSeq` has 8 bits (runtime/runtime2.go).
     fn read_chunk(
         &self,
         raws: &[RawG<'_>],
@@ -188,8 +189,8 @@ impl<R: Reader> Runtime<'_, R> {
         let (mut changed, mut unchanged) = (Vec::new(), Vec::new());
         for (index, ((raw, stack), now)) in raws.iter().zip(stacks).zip(first.again.parts()).enumerate() {
             match now {
-                Some(now) if self.is_same(raw, now, reading.want) => {
-                    unchanged.push((index, reading.add(self, raw, stack, false)));
+                Some(now) if !stack.lost && self.is_same(raw, now, reading.want) => {
+                    unchanged.push((index, reading.add(self, raw, stack.stack, false)));
                 }
                 Some(now) if self.status(now).is_alive() => {
                     changed.push(RawG { address: raw.address, bytes: now });
@@ -206,7 +207,7 @@ impl<R: Reader> Runtime<'_, R> {
         let again = changed.iter().zip(stacks).zip(second.again.parts());
         for (index, ((raw, stack), now)) in again.enumerate() {
             let whole = now.is_some_and(|now| self.is_same(raw, now, reading.want));
-            let stack = if whole { stack } else { reading.unwinder.no_stack() };
+            let stack = if whole { stack.stack } else { reading.unwinder.no_stack() };
             let goid = reading.add(self, raw, stack, !whole);
             if whole {
                 unchanged.push((index, goid));
@@ -222,9 +223,9 @@ impl<R: Reader> Runtime<'_, R> {
         raws: &[RawG<'_>],
         reading: &mut Reading<'_>,
         pass: &mut Pass,
-    ) -> Result<(Vec<Arc<Stack>>, Draft), RuntimeError> {
+    ) -> Result<(Vec<Unwound>, Draft), RuntimeError> {
         let stacks = if reading.want.no_stacks {
-            vec![reading.unwinder.no_stack(); raws.len()]
+            vec![Unwound { stack: reading.unwinder.no_stack(), lost: false }; raws.len()]
         } else {
             self.stacks(raws, reading, &mut pass.stacks)?
         };
@@ -256,9 +257,9 @@ impl<R: Reader> Runtime<'_, R> {
         raws: &[RawG<'_>],
         reading: &mut Reading<'_>,
         gather: &mut Gather,
-    ) -> Result<Vec<Arc<Stack>>, RuntimeError> {
+    ) -> Result<Vec<Unwound>, RuntimeError> {
         let unwinder = &mut reading.unwinder;
-        let mut stacks = vec![unwinder.no_stack(); raws.len()];
+        let mut stacks = vec![Unwound { stack: unwinder.no_stack(), lost: false }; raws.len()];
         let mut waiting: Vec<(usize, Start)> = raws
             .iter()
             .enumerate()
@@ -283,7 +284,7 @@ impl<R: Reader> Runtime<'_, R> {
                         reading.stack_reads.long_left -= more;
                         deeper.push((*index, *start));
                     } else {
-                        stacks[*index] = unwinder.stack();
+                        stacks[*index] = Unwound { stack: unwinder.stack(), lost: end == End::Lost };
                     }
                 }
             }
@@ -361,6 +362,14 @@ impl<R: Reader> Runtime<'_, R> {
             torn,
         }
     }
+}
+
+/// A goroutine's stack.
+#[derive(Clone)]
+struct Unwound {
+    stack: Arc<Stack>,
+    /// It leads to what is no code.
+    lost: bool,
 }
 
 #[derive(Clone, Copy)]
