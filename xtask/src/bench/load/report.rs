@@ -67,9 +67,11 @@ pub(super) fn table(rows: &[Row], prices: &Prices) -> String {
 
 /// The page in the documentation.
 pub(super) fn markdown(rows: &[Row], prices: &Prices, machine: &Machine) -> String {
+    let cells = rows.iter().flat_map(|row| &row.cells);
+    let rounds = cells.map(|(_, cell)| cell.rate.count()).max().unwrap_or(0);
     format!(
         "# Programs at full work\n\n\
-         Written by `cargo xtask bench load`. {}.\n\n\
+         Written by `cargo xtask bench load`, {rounds} rounds. {}.\n\n\
          A program does as much as it can, with its client and the watcher on the same processors. Each phase with a watcher \
          lies between two without, and the first four columns are ratios to the mean of these two: the median, and the least \
          and the most in parentheses. The first row is the noise of the machine: nothing closer to 1 than it is an \
