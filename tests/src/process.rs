@@ -1,5 +1,6 @@
 //! Child processes whose lines can be awaited, and that end with the test.
 
+use std::fs;
 use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -139,6 +140,20 @@ impl Process {
             bail!("{} has ended and can't be sent a signal", self.name);
         }
         kill_process(self.handle()?, signal).with_context(|| format!("can't send a signal to {}", self.name))
+    }
+
+    /// The CPU time that it has used, to 10 ms.
+    ///
+    /// # Errors
+    /// The kernel does not say, which it does until the process is waited for.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        const TICK: Duration = Duration::from_millis(10);
+        let told = || format!("can't read the CPU time of {}", self.name);
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).with_context(told)?;
+        // proc_pid_stat(5): utime and stime are the fields 14 and 15, and the name before them may hold anything.
+        let fields = stat.rsplit_once(')').with_context(told)?.1.split_whitespace().skip(11).take(2);
+        let ticks: Vec<u32> = fields.map(|field| field.parse().with_context(told)).collect::<Result<_>>()?;
+        Ok(TICK * ticks.iter().sum())
     }
 
     /// Whether it still runs.

@@ -151,6 +151,10 @@ fn own_tracebacks(errors: &str) -> Vec<Own> {
             (within, created) = (true, false);
         } else if line.is_empty() || line.starts_with("runtime stack:") {
             within = false;
+        } else if within && line.starts_with("\tgoroutine running on other thread") {
+            // Of two that die at once the first tells so of the second, which tells its own calls afterwards.
+            all.pop();
+            within = false;
         } else if let (true, Some(own)) = (within, all.last_mut()) {
             own.elided |= line.starts_with("...");
             created |= line.starts_with("created by ");

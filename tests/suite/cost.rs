@@ -253,11 +253,30 @@ fn await_window(target: &Process, dear: &[Change], open: bool) -> Duration {
     begun.elapsed()
 }
 
+/// How many goroutines a target creates in a second of CPU time, in shares of what its twin does that nobody watches; in
+/// order.
+///
+/// In pairs, one right after the other: such machines do the same work at twice the speed for some seconds, and then not.
+fn speed_beside(target: &mut Process, twin: &mut Process) -> Vec<f64> {
+    const GO: Duration = Duration::from_millis(250);
+    let go = |process: &mut Process| {
+        let (before, begun) = (tell(process, "spawn"), process.cpu_time().unwrap());
+        sleep(GO);
+        let created = tell(process, "silence") - before;
+        created as f64 / (process.cpu_time().unwrap() - begun).as_secs_f64()
+    };
+    let mut ratios: Vec<f64> = (0..9).map(|_| go(target) / go(twin)).collect();
+    ratios.sort_unstable_by(f64::total_cmp);
+    ratios
+}
+
 #[test]
 fn root_cost_1_a_stopped_gotrail_leaves_no_dear_probe_on() {
     const STOPPED: Duration = Duration::from_secs(10);
     needs!(Need::Fixtures, Need::Root);
     let (mut target, mut attach, rare, dear) = watched_in_windows();
+    // Another file, so that it has no probes on any kernel.
+    let mut twin = Build::find("storm", "1.27.3", "default").unwrap().start_ready(&[]).unwrap();
     await_window(&target, &dear, true);
     attach.process().signal(Signal::STOP).unwrap();
     let took = await_window(&target, &dear, false);
@@ -265,9 +284,9 @@ fn root_cost_1_a_stopped_gotrail_leaves_no_dear_probe_on() {
     assert!(took < GONE_WITHIN, "{took:?}");
     // They stay away, those of the rare tier stay, and the target is at its own speed.
     let stopped = Instant::now();
-    let before = tell(&mut target, "spawn");
-    sleep(STOPPED / 2);
-    let rate = (tell(&mut target, "spawn") - before) as f64 / (STOPPED / 2).as_secs_f64();
+    let shares = speed_beside(&mut target, &mut twin);
+    println!("creations, in shares of the twin's: {shares:.2?}");
+    tell(&mut target, "spawn");
     assert!(code::is_undone(target.pid(), &dear).unwrap());
     assert_eq!(code::changes(target.pid()).unwrap(), rare);
     sleep(STOPPED.saturating_sub(stopped.elapsed()));
@@ -284,12 +303,9 @@ fn root_cost_1_a_stopped_gotrail_leaves_no_dear_probe_on() {
         longest = longest.max(begin.saturating_sub(end));
     }
     assert!(u128::from(longest) >= (STOPPED - Duration::from_millis(500)).as_nanos(), "{longest} ns");
-    // Bare, to compare with.
-    let before = tell(&mut target, "spawn");
-    sleep(STOPPED / 2);
-    let bare = (tell(&mut target, "end") - before) as f64 / (STOPPED / 2).as_secs_f64();
-    println!("{rate:.0} creations a second while gotrail was stopped, {bare:.0} without it");
-    assert!(rate > 0.6 * bare, "{rate} while it was stopped, {bare} without it");
+    tell(&mut target, "end");
+    // A creation with its traps takes several times as long as one without.
+    assert!(shares[shares.len() / 2] > 0.7, "{shares:?}");
     bpf::check_no_orphans().unwrap();
 }
 
