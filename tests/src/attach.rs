@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
@@ -110,6 +111,18 @@ impl Attach {
     /// gotrail does not get there.
     pub fn start(pid: u32, arguments: &[&str]) -> Result<Self> {
         let mut attach = Self::spawn(pid, arguments)?;
+        attach.process.await_errors("`attached`", |line| line.starts_with("attached").then_some(()))?;
+        Ok(attach)
+    }
+
+    /// Attaches to all processes of an executable and returns once the probes are on; none may be watched yet.
+    ///
+    /// # Errors
+    /// gotrail does not get there.
+    pub fn start_all(executable: &Path, arguments: &[&str]) -> Result<Self> {
+        let mut command = Command::new(env::gotrail()?);
+        command.args(["attach", "--format", "json", "--exe"]).arg(executable).args(arguments);
+        let mut attach = Self { process: Process::start("gotrail attach --exe", &mut command)? };
         attach.process.await_errors("`attached`", |line| line.starts_with("attached").then_some(()))?;
         Ok(attach)
     }
@@ -233,6 +246,13 @@ impl Report {
             })
             .collect::<Result<_>>()?;
         Ok(Self { answer, lines })
+    }
+
+    /// What it said of one process of many.
+    #[must_use]
+    pub fn of(&self, pid: u32) -> Self {
+        let lines = self.lines.iter().filter(|line| line["pid"] == pid && line["type"] != "cost");
+        Self { answer: self.answer.clone(), lines: lines.cloned().collect() }
     }
 
     /// The lines of one type.

@@ -8,7 +8,7 @@ pub use switches::*;
 
 /// Version of everything in this module. A program that finds another version in [`ProcConfig`] ignores
 /// the process and counts the hit as [`ProbeCounters::refused`].
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Name of the hash map `tgid (u32) -> ProcConfig`.
 pub const MAP_PROCESSES: &str = "PROCESSES";
@@ -18,6 +18,10 @@ pub const MAP_EVENTS: &str = "EVENTS";
 pub const MAP_COUNTERS: &str = "COUNTERS";
 /// Name of the per-CPU array (one entry) that numbers the records of each CPU.
 pub const MAP_SEQUENCE: &str = "SEQUENCE";
+/// Name of the ring buffer of [`ExecEvent`]s.
+pub const MAP_EXECS: &str = "EXECS";
+/// Name of the array (one entry) that counts executions for which that ring had no room.
+pub const MAP_EXECS_LOST: &str = "EXECS_LOST";
 /// Name of the hash map `thread (u32) -> address of its M (u64)`, of the one process that is profiled.
 pub const MAP_THREADS: &str = "THREADS";
 
@@ -26,8 +30,9 @@ pub const GLOBAL_PID_NAMESPACE_DEVICE: &str = "PID_NAMESPACE_DEVICE";
 /// Name of the constant with its inode.
 pub const GLOBAL_PID_NAMESPACE_INODE: &str = "PID_NAMESPACE_INODE";
 
-/// Processes that can be served at once; each owns one slot of the counter array.
-pub const MAX_PROCESSES: u32 = 64;
+/// Processes that can be served at once, unless the agent asks for another number when it loads the programs; each
+/// owns one slot of the counter array.
+pub const MAX_PROCESSES: u32 = 1;
 /// Counter rows kept for each process: probe numbers are below this.
 pub const MAX_PROBES: u32 = 32;
 /// Threads whose M the agent can tell the programs.
@@ -356,6 +361,19 @@ pub struct EventHeader {
     pub flags: u8,
 }
 const _: () = assert!(size_of::<EventHeader>() == 32);
+
+/// A process began to run a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct ExecEvent {
+    /// `CLOCK_MONOTONIC` then, in nanoseconds.
+    pub time_ns: u64,
+    /// Process, as the agent's PID namespace numbers it.
+    pub tgid: u32,
+    /// Always 0.
+    pub padding: u32,
+}
+const _: () = assert!(size_of::<ExecEvent>() == 16);
 
 /// A record of registers alone.
 ///

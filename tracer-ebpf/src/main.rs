@@ -1,4 +1,5 @@
-//! gotrail's eBPF programs: one per tier, twice, around one body.
+//! gotrail's eBPF programs: one per tier, twice, around one body; one for the CPUs' timers, and one for programs that begin
+//! to run.
 //!
 //! `uprobe.multi` programs put all sites of a tier behind one link, which the kernel takes down in about
 //! 30 ms; `uprobe` programs are for kernels before 6.6, which know only one link per site. The agent asks
@@ -11,6 +12,7 @@
 #![expect(missing_docs, reason = "the attribute macro puts undocumented functions around the programs")]
 #![expect(clippy::needless_pass_by_value, reason = "the attribute macro wants the context by value")]
 
+mod execs;
 mod kernel;
 mod maps;
 mod samples;
@@ -19,8 +21,8 @@ mod sums;
 mod switches;
 mod tiers;
 
-use aya_ebpf::macros::{perf_event, uprobe};
-use aya_ebpf::programs::{PerfEventContext, ProbeContext};
+use aya_ebpf::macros::{perf_event, raw_tracepoint, uprobe};
+use aya_ebpf::programs::{PerfEventContext, ProbeContext, RawTracePointContext};
 
 /// T1 through one link for all sites.
 #[uprobe(multi)]
@@ -54,6 +56,13 @@ pub fn t2_single(ctx: ProbeContext) -> u32 {
 #[perf_event]
 pub fn on_cpu(ctx: PerfEventContext) -> u32 {
     samples::on_cpu(&ctx);
+    0
+}
+
+/// A process begins to run a program.
+#[raw_tracepoint(tracepoint = "sched_process_exec")]
+pub fn process_executes(_ctx: RawTracePointContext) -> i32 {
+    execs::process_executes();
     0
 }
 

@@ -15,6 +15,7 @@ mod crowd;
 mod inspect;
 mod load;
 mod machine;
+mod many;
 mod measure;
 mod plot;
 mod report;
@@ -37,6 +38,8 @@ enum Which {
     Inspect(inspect::Arguments),
     /// Programs at full work, watched in each way and not at all.
     Load(load::Arguments),
+    /// `gotrail attach --exe` of many processes, idle and busy: what it takes itself.
+    Many(many::Arguments),
     /// Dumps of a process with many goroutines: from outside, from inside, by a debugger.
     Snapshot(snapshot::Arguments),
 }
@@ -47,6 +50,7 @@ pub(crate) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCo
         Which::Attach(arguments) => attach::run(arguments, workspace),
         Which::Inspect(arguments) => inspect::run(arguments, workspace),
         Which::Load(arguments) => load::run(arguments, workspace),
+        Which::Many(arguments) => many::run(arguments, workspace),
         Which::Snapshot(arguments) => snapshot::run(arguments, workspace),
     }
 }

@@ -1,7 +1,9 @@
 //! Watching processes: probes, snapshots, model and detectors composed.
 
 mod executable;
+mod fleet;
 mod governor;
+mod idle;
 mod pace;
 mod profiler;
 mod rings;
@@ -9,6 +11,7 @@ mod subject;
 mod watcher;
 
 pub use executable::understand;
+pub use fleet::{Arrival, Fleet, FleetError};
 pub use governor::{Costs, Ledger, Mode, Numbers, Prices, Step, Stretch, TierState};
 pub use profiler::{CpuCounts, ProfileOptions, ProfileSummary, Profiler};
 pub use rings::{Reached, Ring, Rings, Waited, find_rings};

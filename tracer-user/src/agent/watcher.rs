@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use tracer_ebpf::{Probe, SUM_BLOCKED, SUM_BLOCKED_TO_RUN, TIER_T2, TIER_T3};
+use tracer_ebpf::{Probe, SUM_BLOCKED, SUM_BLOCKED_TO_RUN, TIER_T1, TIER_T2, TIER_T3};
 
 use super::executable::understand;
 use super::governor::{self, Mode, Running, Step, Stretch, Subject};
+use super::idle::Idle;
 use crate::binary::{BinaryError, CallSite, Frame, GoBinary};
 use crate::detect::{
     Change, Context, Ledger, SiteRef, Thresholds, call_frames, caller_site, examine, watched_connections,
 };
 use crate::memory::{ReadError, Runtime, RuntimeError, Symbolizer, monotonic_ns};
 use crate::model::{CallStack, Distribution, Event, EventKind, Process, SiteWaits, StwReason, WaitSite};
-use crate::probe::{Accounting, Detacher, ProbeError, Session, Stream, SwitchStream, Why};
+use crate::probe::{Accounting, Detacher, Fleet, ProbeError, Session, Stream, SwitchStream, Why};
 use crate::target::{CpuLimit, Exit, Target, TargetError, Watch, cpu_limit};
 
 /// Why a process can't be watched.
@@ -75,6 +76,8 @@ pub enum SwitchesFor {
 const SNAPSHOT_SHARE: u32 = 20;
 /// Batches of switches taken in at one step: many come at once, and the rest must not wait for them.
 const SWITCH_BATCHES: usize = 64;
+/// So many times longer is the time between two looks at what is idle, where many are watched.
+const IDLE_OF_MANY: u32 = 5;
 /// How long one step waits for records.
 const STEP: Duration = Duration::from_millis(20);
 
@@ -138,7 +141,7 @@ pub struct Watcher {
     target: Target,
     binary: Arc<GoBinary>,
     bias: u64,
-    hazards: Vec<CallSite>,
+    hazards: Arc<[CallSite]>,
     cpu_limit: Option<CpuLimit>,
     env_gomaxprocs: Option<String>,
     options: Options,
@@ -160,6 +163,9 @@ pub struct Watcher {
     begun_ns: u64,
     next_snapshot: Instant,
     next_check: Instant,
+    idle: Idle,
+    /// One of many: while it is idle, not all is looked at each time.
+    patient: bool,
     stopped: bool,
     lost: u64,
     exit: Option<Exit>,
@@ -172,7 +178,7 @@ impl Watcher {
     /// # Errors
     /// [`WatchError`]; then nothing is attached.
     pub fn attach(target: Target, options: Options) -> Result<Self, WatchError> {
-        let binary = Arc::new(understand(&target)?);
+        let binary = understand(&target)?;
         let watch = Watch::new(target.pid())?;
         let runtime = Runtime::open(&target, &binary)?;
         let bias = runtime.bias();
@@ -191,25 +197,69 @@ impl Watcher {
         }
         let lifetimes = probes.tiers & TIER_T2 != 0 && plan.is_whole(TIER_T2);
         probes.first_lease = first_lease(&runtime, &begun);
+        // Copied before the probes are on: what takes time after that is at the cost of the process.
+        let lean = Arc::new(binary.without_code());
         let (session, stream, switches) = Session::attach(&target, &binary, bias, plan, probes)?;
-        let pid = target.pid();
-        let governor = Running::start(Subject {
-            pid,
-            binary: Arc::clone(&binary),
+        let governor = Running::start(subject(&target, &lean, bias, &options, &session, probes.tiers))
+            .map_err(|error| ProbeError::Thread { what: "the governor of the probes' cost", error })?;
+        let hazards = binary.hazards().sites.into();
+        Ok(Self::new(
+            target,
+            (lean, hazards),
             bias,
-            share: options.budget,
-            plan: session.plan().clone(),
-            tiers: probes.tiers,
-            counters: session.counters(),
-            leases: session.leases().cloned(),
-            detacher: session.detacher(),
-            stretches: session.stretches(),
-            switches_until_ns: session.switches_until_ns(),
-        })
-        .map_err(|error| ProbeError::Thread { what: "the governor of the probes' cost", error })?;
+            options,
+            session,
+            (stream, Some(switches)),
+            governor,
+            lifetimes,
+            watch,
+        ))
+    }
+
+    /// Takes part in the probes of all processes of an executable, which `binary` is. Its probes are on when this returns.
+    ///
+    /// # Errors
+    /// [`WatchError`]; then the process is not watched.
+    pub(super) fn join(
+        target: Target,
+        binary: Arc<GoBinary>,
+        hazards: Arc<[CallSite]>,
+        fleet: &Fleet,
+        options: Options,
+    ) -> Result<Self, WatchError> {
+        let watch = Watch::new(target.pid())?;
+        let bias = Runtime::open_at_once(&target, &binary)?.bias();
+        let (session, stream) = fleet.join(&target, bias)?;
+        let governor = Running::without_thread(subject(&target, &binary, bias, &options, &session, TIER_T1));
+        Ok(Self::new(
+            target,
+            (binary, hazards),
+            bias,
+            options,
+            session,
+            (stream, None),
+            governor,
+            false,
+            watch,
+        ))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what a watcher is made of, by the two that make one")]
+    fn new(
+        target: Target,
+        (binary, hazards): (Arc<GoBinary>, Arc<[CallSite]>),
+        bias: u64,
+        options: Options,
+        session: Session,
+        (stream, switches): (Stream, Option<SwitchStream>),
+        governor: Running,
+        lifetimes: bool,
+        watch: Watch,
+    ) -> Self {
+        let pid = target.pid();
         let goids = Runtime::reopen(pid, &binary, bias).goids().ok();
-        Ok(Self {
-            hazards: binary.hazards().sites,
+        Self {
+            hazards,
             cpu_limit: cpu_limit(pid),
             env_gomaxprocs: environment(pid, "GOMAXPROCS"),
             process: Process::new(lifetimes),
@@ -223,10 +273,12 @@ impl Watcher {
             begun_ns: monotonic_ns(),
             next_snapshot: Instant::now(),
             next_check: Instant::now(),
+            idle: Idle::default(),
+            patient: false,
             stopped: false,
             lost: 0,
             stream: Some(stream),
-            switches: Some(switches),
+            switches,
             switches_until_ns: session.switches_until_ns(),
             exit: None,
             last_snapshot_took: Duration::ZERO,
@@ -236,7 +288,7 @@ impl Watcher {
             options,
             session,
             watch,
-        })
+        }
     }
 
     /// The process.
@@ -307,8 +359,18 @@ impl Watcher {
     /// Takes in what has happened; waits some milliseconds for it. Call it again and again until a notice
     /// says that the process ended, or the user has seen enough.
     pub fn step(&mut self) -> Vec<Notice> {
+        self.step_within(STEP)
+    }
+
+    /// Likewise; waits for nothing. For who has many.
+    pub fn step_at_once(&mut self) -> Vec<Notice> {
+        self.patient = true;
+        self.step_within(Duration::ZERO)
+    }
+
+    fn step_within(&mut self, wait: Duration) -> Vec<Notice> {
         let mut notices = Vec::new();
-        self.receive();
+        self.receive(wait);
         self.govern(&mut notices);
         if self.exit.is_none()
             && let Some(exit) = self.watch.wait(Duration::ZERO)
@@ -338,6 +400,12 @@ impl Watcher {
         notices
     }
 
+    /// Has the next step look whether it is still the same program.
+    pub(super) fn check_soon(&mut self) {
+        self.next_check = Instant::now();
+        self.idle = Idle::default();
+    }
+
     /// Whether the probes of switches are off whose time is over: the governor takes off what is had by lease.
     fn switches_are_off(&self) -> bool {
         if self.session.leases().is_none_or(|leases| !leases.has(TIER_T3)) {
@@ -346,16 +414,16 @@ impl Watcher {
         self.tiers() & TIER_T3 == 0
     }
 
-    fn receive(&mut self) {
+    fn receive(&mut self, wait: Duration) {
         for batch in self.switches.iter().flat_map(SwitchStream::try_iter).take(SWITCH_BATCHES) {
             batch.iter().for_each(|switch| self.process.switches.apply(switch));
         }
         let Some(stream) = &self.stream else { return };
-        match stream.recv_timeout(STEP) {
+        match stream.recv_timeout(wait) {
             Ok(batch) => batch.into_iter().for_each(|event| self.apply(event)),
             Err(RecvTimeoutError::Timeout) => {}
             // The drain has ended before its time: its thread died. The accounting will not balance then.
-            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(STEP),
+            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(wait),
         }
     }
 
@@ -380,6 +448,13 @@ impl Watcher {
 
     fn snapshot(&mut self, notices: &mut Vec<Notice>) {
         let begun = Instant::now();
+        if let Some(snapshot) = self.idle.snapshot(self.target.pid()) {
+            self.process.merge(snapshot);
+            self.mark_watched();
+            self.next_snapshot =
+                begun + self.options.snapshot_every * if self.patient { IDLE_OF_MANY } else { 1 };
+            return;
+        }
         let result = Runtime::reopen(self.target.pid(), &self.binary, self.bias).snapshot();
         self.last_snapshot_took = begun.elapsed();
         let pause = self.options.snapshot_every.max(self.last_snapshot_took * SNAPSHOT_SHARE);
@@ -392,8 +467,8 @@ impl Watcher {
         match result {
             Ok(snapshot) => {
                 self.process.merge(&snapshot);
-                let watched = watched_connections(&self.process, &self.binary, &self.symbolizer);
-                self.process.mark_watched(watched);
+                self.mark_watched();
+                self.idle.keep(snapshot);
             }
             // Its end is told by the watch.
             Err(RuntimeError::Read { source: ReadError::Gone, .. }) => {}
@@ -401,9 +476,17 @@ impl Watcher {
         }
     }
 
+    fn mark_watched(&mut self) {
+        let watched = watched_connections(&self.process, &self.binary, &self.symbolizer);
+        self.process.mark_watched(watched);
+    }
+
     /// Looks at what must not wait for a snapshot: whether it is still the same program, what the probes cost,
     /// what was lost. `false` if the watch is over.
     fn check(&mut self, notices: &mut Vec<Notice>) -> bool {
+        if self.idle.is_idle(self.target.pid()) {
+            return true;
+        }
         if let Some(look) = self.target.look() {
             if !look.same_program {
                 self.exit = Some(Exit::Exec);
@@ -429,6 +512,7 @@ impl Watcher {
 
     /// Takes in what the governor decided, and does what only the session can.
     fn govern(&mut self, notices: &mut Vec<Notice>) {
+        self.governor.tick();
         for step in self.governor.steps() {
             match &step {
                 Step::Begun { tier, at_ns } => {
@@ -595,6 +679,30 @@ impl Watcher {
     #[must_use]
     pub fn tiers(&self) -> u32 {
         self.session.detacher().tiers()
+    }
+}
+
+/// What the governor of a session's probes is to know.
+fn subject(
+    target: &Target,
+    binary: &Arc<GoBinary>,
+    bias: u64,
+    options: &Options,
+    session: &Session,
+    tiers: u32,
+) -> Subject {
+    Subject {
+        pid: target.pid(),
+        binary: Arc::clone(binary),
+        bias,
+        share: options.budget,
+        plan: session.plan().clone(),
+        tiers,
+        counters: session.counters(),
+        leases: session.leases().cloned(),
+        detacher: session.detacher(),
+        stretches: session.stretches(),
+        switches_until_ns: session.switches_until_ns(),
     }
 }
 

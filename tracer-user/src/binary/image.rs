@@ -69,8 +69,12 @@ pub struct Image {
     go_build_id: Option<String>,
     has_symbols: bool,
     interpreted: bool,
+    /// Addresses of code that was let go: whoever asks for it gets nothing.
+    gone: Vec<Range<u64>>,
 }
 
+/// The headers of a file without code, which lie at its begin.
+const HEADERS: usize = 4096;
 /// Most program headers that are looked at; real programs have about ten.
 const MAX_SEGMENTS: usize = 256;
 /// Longest build ID that is believed; the linker's has 20 bytes, Go's own 83.
@@ -172,8 +176,35 @@ impl Image {
             go_build_id,
             has_symbols,
             interpreted,
+            gone: Vec::new(),
             bytes,
         })
+    }
+
+    /// The same file without its code and what no segment holds (DWARF, symbols, section headers), but for the parts in
+    /// `also`, offsets in the file: for who has read those, and keeps the rest for long. Offsets and addresses stay.
+    #[must_use]
+    pub(super) fn without_code(&self, also: &[usize]) -> Self {
+        let holds =
+            |s: &Segment| also.iter().any(|at| (s.offset..s.offset + s.file_size).contains(&(*at as u64)));
+        let (kept, gone): (Vec<&Segment>, Vec<&Segment>) =
+            self.segments.iter().partition(|s| !s.executable || s.writable || holds(s));
+        let ranges = kept.into_iter().filter_map(|s| {
+            Some(usize::try_from(s.offset).ok()?..usize::try_from(s.offset + s.file_size).ok()?)
+        });
+        let gone = gone.into_iter().map(|s| s.address..s.address + s.memory_size).collect();
+        // What is never written to is no memory: the allocator has it from the kernel as pages that are zero.
+        let bytes = Arc::<[u8]>::new_zeroed_slice(self.bytes.len());
+        // SAFETY: bytes of zero are valid bytes.
+        let mut bytes = unsafe { bytes.assume_init() };
+        if let Some(into) = Arc::get_mut(&mut bytes) {
+            for range in ranges.chain(std::iter::once(0..HEADERS.min(self.bytes.len()))) {
+                if let (Some(into), Some(from)) = (into.get_mut(range.clone()), self.bytes.get(range)) {
+                    into.copy_from_slice(from);
+                }
+            }
+        }
+        Self { bytes, gone, ..self.clone() }
     }
 
     /// The whole file.
@@ -275,6 +306,9 @@ impl Image {
     pub fn read_to_segment_end(&self, address: u64) -> Option<&[u8]> {
         let segment =
             self.segments.iter().find(|s| address >= s.address && address - s.address < s.file_size)?;
+        if self.gone.iter().any(|code| code.contains(&address)) {
+            return None;
+        }
         let into = address - segment.address;
         let start = usize::try_from(segment.offset.checked_add(into)?).ok()?;
         let len = usize::try_from(segment.file_size - into).ok()?;

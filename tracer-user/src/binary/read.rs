@@ -200,6 +200,14 @@ impl GoBinary {
         Program::parse(bytes)?.understand(debug).map_err(|refused| refused.1)
     }
 
+    /// The same without its code and what is not loaded: for who has planned its probes and keeps the rest for long, to
+    /// tell what addresses mean. What would have to look at code finds none.
+    #[must_use]
+    pub fn without_code(&self) -> Self {
+        let image = self.image().without_code(&[self.symbols().offset()]);
+        Self { program: Program { image, ..self.program.clone() }, ..self.clone() }
+    }
+
     /// What is known without the layout.
     #[must_use]
     pub const fn program(&self) -> &Program {

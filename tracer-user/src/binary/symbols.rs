@@ -146,6 +146,11 @@ impl Symbols {
         Some(Self { table: meta, functions, gofunc: module.gofunc, shape: Shape::of(minor) })
     }
 
+    /// Where the table is in the file.
+    pub(super) const fn offset(&self) -> usize {
+        self.table.offset
+    }
+
     /// All functions in address order.
     #[must_use]
     pub fn functions(&self) -> &[Function] {

@@ -23,7 +23,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Watch a process and name its faults as they show, with a summary at the end
     #[command(
-        after_help = "Examples:\n  gotrail attach 4711\n  gotrail attach 4711 --for 60s --format json\n  gotrail attach 4711 --otlp http://127.0.0.1:4318\n\nExit codes: 0 done (also when the process ends meanwhile), 2 usage, 3 not a Go process or not\nsupported, 4 not permitted, 5 the process was gone before attach, 6 a backend took nothing of\nwhat was to be exported."
+        after_help = "Examples:\n  gotrail attach 4711\n  gotrail attach 4711 --for 60s --format json\n  gotrail attach --exe /usr/local/bin/server
+  gotrail attach 4711 --otlp http://127.0.0.1:4318\n\nExit codes: 0 done (also when the process ends meanwhile), 2 usage, 3 not a Go process or not\nsupported, 4 not permitted, 5 the process was gone before attach, 6 a backend took nothing of\nwhat was to be exported."
     )]
     Attach(AttachArgs),
     /// Print every goroutine of a process, with its stack, without stopping it; or of a core file
@@ -69,7 +70,15 @@ pub(crate) enum SwitchForm {
 #[derive(Debug, Args)]
 pub(crate) struct AttachArgs {
     /// Process to watch
-    pub(crate) pid: u32,
+    #[arg(required_unless_present = "exe", conflicts_with = "exe")]
+    pub(crate) pid: Option<u32>,
+    /// Watch every process that runs this executable instead, those that start later too; a PID stands for what it runs.
+    /// One set of probes serves them all, so each process of the executable pays for it
+    #[arg(long, value_name = "FILE|PID", conflicts_with_all = ["switches", "follow_exec"])]
+    pub(crate) exe: Option<String>,
+    /// With --exe: watch so many processes at most
+    #[arg(long, value_name = "NUMBER", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub(crate) most: u32,
     /// Stop after this long, for example 60s or 5m; without it, at Ctrl-C or when the process ends
     #[arg(long = "for", value_name = "TIME", value_parser = time)]
     pub(crate) duration: Option<Duration>,

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use gotrail::agent::{Notice, Options, Step, Summary, Watcher};
+use gotrail::binary::Plan;
 use gotrail::detect::{Change, State};
 use gotrail::memory::monotonic_ns;
 use gotrail::model::{GcTrigger, PauseSum, StwReason, WaitClass};
@@ -18,7 +19,7 @@ use super::export::Export;
 use super::failure::{BACKEND, Failure};
 use super::signals::{self, Signals};
 use super::switches::Told;
-use super::{cost, human, json};
+use super::{cost, fleet, human, json};
 
 /// Longest that sending the last data may take.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -26,6 +27,8 @@ const FLUSH: Duration = Duration::from_secs(2);
 const SLOWED: f64 = 1.5;
 /// Time between two lines on cost.
 const COST_EVERY: Duration = Duration::from_secs(1);
+/// The same where many processes are watched.
+const COST_OF_MANY_EVERY: Duration = Duration::from_secs(10);
 /// How long a program that has just been executed may take until it can be attached to, and between two tries.
 const PATIENCE: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(10);
@@ -33,23 +36,28 @@ const RETRY: Duration = Duration::from_millis(10);
 const SINGLE_DETACH: Duration = Duration::from_millis(100);
 
 pub(crate) fn run(args: &AttachArgs) -> Result<ExitCode, Failure> {
+    let pid = match (args.pid, &args.exe) {
+        (_, Some(path)) => return fleet::run(args, path),
+        (pid, None) => pid.unwrap_or_default(),
+    };
     // What was typed wrong is said before anything else is tried.
     let options = args.options()?;
     let export = Export::prepare(&args.otlp)?;
-    let watcher = Watcher::attach(Target::open(args.pid)?, options)?;
+    let watcher = Watcher::attach(Target::open(pid)?, options)?;
     let signals = signals::watch(watcher.detacher())?;
     let end = args.duration.map(|d| Instant::now() + d);
     let mut next = Some((watcher, export));
     let mut code = ExitCode::SUCCESS;
     while let Some((watcher, export)) = next.take() {
         let export = export.start(&watcher, args.otlp.service_name.as_deref())?;
-        let mut attach = Attach { args, watcher, export, next_cost: Instant::now() };
+        let mut attach =
+            Attach { args, watcher, export, next_cost: Instant::now(), tells_price: true, many: None };
         let exit = attach.watch(&signals, end);
         if attach.export.failed() {
             code = ExitCode::from(BACKEND);
         }
         if exit == Some(Exit::Exec) && args.follow_exec && !signals.stopped() {
-            next = again(args, options);
+            next = again(args, pid, options);
         }
         if let Some((watcher, _)) = &next {
             signals.follow(watcher.detacher());
@@ -59,9 +67,9 @@ pub(crate) fn run(args: &AttachArgs) -> Result<ExitCode, Failure> {
 }
 
 /// Attaches to the program that a process has become; says so if that can't be watched.
-fn again(args: &AttachArgs, options: Options) -> Option<(Watcher, Export)> {
+fn again(args: &AttachArgs, pid: u32, options: Options) -> Option<(Watcher, Export)> {
     let attach = || -> Result<(Watcher, Export), Failure> {
-        let watcher = Watcher::attach(Target::open(args.pid)?, options)?;
+        let watcher = Watcher::attach(Target::open(pid)?, options)?;
         Ok((watcher, Export::prepare(&args.otlp)?))
     };
     let begun = Instant::now();
@@ -71,53 +79,87 @@ fn again(args: &AttachArgs, options: Options) -> Option<(Watcher, Export)> {
             // A program that has just begun may not have a runtime yet.
             Err(_) if begun.elapsed() < PATIENCE => std::thread::sleep(RETRY),
             Err(Failure { message, .. }) => {
-                errln!(
-                    "the program that process {} has become is not watched: {}",
-                    args.pid,
-                    printable(&message)
-                );
+                errln!("the program that process {pid} has become is not watched: {}", printable(&message));
                 return None;
             }
         }
     }
 }
 
-struct Attach<'a> {
+/// One process under watch, and what is told of it.
+pub(super) struct Attach<'a> {
     args: &'a AttachArgs,
-    watcher: Watcher,
-    export: Export,
+    pub(super) watcher: Watcher,
+    pub(super) export: Export,
     next_cost: Instant,
+    /// Whether it is this one that tells what a trap costs.
+    tells_price: bool,
+    /// Where it is one of many: when the command began, which is what its times count from.
+    many: Option<u64>,
 }
 
-impl Attach<'_> {
+impl<'a> Attach<'a> {
+    /// One of many, by a command that began then.
+    pub(super) fn of_many(
+        args: &'a AttachArgs,
+        watcher: Watcher,
+        export: Export,
+        (begun_ns, is_first): (u64, bool),
+    ) -> Self {
+        Self { args, watcher, export, next_cost: Instant::now(), tells_price: is_first, many: Some(begun_ns) }
+    }
+
     /// Watches one program to its end, or until the user has seen enough; tells how it ended.
     fn watch(&mut self, signals: &Signals, end: Option<Instant>) -> Option<Exit> {
         self.announce();
         let ends = loop {
-            let notices = self.watcher.step();
-            self.tell_events();
-            // The end is told after what led to it, which may still be in the ring.
-            let (ends, notices): (Vec<_>, Vec<_>) =
-                notices.into_iter().partition(|n| matches!(n, Notice::Ended(_)));
-            self.tell(&notices);
-            if Instant::now() >= self.next_cost {
-                self.tell_cost();
-            }
-            if let Some(trouble) = self.export.tick(&self.watcher) {
-                self.note("export", &trouble);
-            }
-            if !ends.is_empty() || signals.stopped() || end.is_some_and(|end| Instant::now() >= end) {
-                break ends;
+            let ends = self.turn();
+            if ends.is_some() || signals.stopped() || end.is_some_and(|end| Instant::now() >= end) {
+                break ends.unwrap_or_default();
             }
         };
+        self.finish(&ends)
+    }
+
+    /// Takes in and tells what has happened since; what ended it, if something did.
+    pub(super) fn turn(&mut self) -> Option<Vec<Notice>> {
+        let notices = if self.many.is_some() { self.watcher.step_at_once() } else { self.watcher.step() };
+        self.tell_events();
+        // The end is told after what led to it, which may still be in the ring.
+        let (ends, notices): (Vec<_>, Vec<_>) =
+            notices.into_iter().partition(|n| matches!(n, Notice::Ended(_)));
+        self.tell(&notices);
+        if Instant::now() >= self.next_cost {
+            self.tell_cost();
+        }
+        if let Some(trouble) = self.export.tick(&self.watcher) {
+            self.note("export", &trouble);
+        }
+        (!ends.is_empty()).then_some(ends)
+    }
+
+    /// Takes the probes off, tells what came last, and sums up.
+    pub(super) fn finish(&mut self, ends: &[Notice]) -> Option<Exit> {
         let (summary, notices) = self.watcher.finish();
         self.tell_events();
         self.tell(&notices);
-        self.tell(&ends);
+        self.tell(ends);
         self.tell_cost();
         self.export.close(&self.watcher, &summary, FLUSH);
         self.summarize(&summary);
         summary.exit
+    }
+
+    /// Says that one of many is watched.
+    pub(super) fn announce_joined(&self, within: Duration) {
+        let target = self.watcher.target();
+        errln!(
+            "{}  watched, {} after it was found: {}",
+            self.clock(monotonic_ns()),
+            duration(nanos(within)),
+            printable(&target.command.join(" "))
+        );
+        self.line_attached();
     }
 
     fn is_json(&self) -> bool {
@@ -146,19 +188,15 @@ impl Attach<'_> {
             session.links().describe(),
             binary.layout_source()
         );
-        match session.links() {
-            Links::MultiScoped => {}
-            Links::Multi => errln!(
-                "other processes of the same executable pay for these probes too: this kernel can't scope them to one process (Linux 6.10 can)"
-            ),
-            Links::Single => errln!(
-                "taking the probes off will take about {}: this kernel links them one by one (Linux 6.6 need not)",
-                duration(nanos(SINGLE_DETACH).saturating_mul(plan.sites.len() as u64))
-            ),
-        }
-        for missing in plan.unavailable.iter().filter(|u| u.lost) {
-            errln!("not seen: {} ({})", missing.probe.name(), printable(&missing.why));
-        }
+        announce_links(session.links(), plan.sites.len());
+        not_seen(plan);
+        self.line_attached();
+    }
+
+    /// That the probes are on, for programs.
+    fn line_attached(&self) {
+        let (session, binary) = (self.watcher.session(), self.watcher.binary());
+        let plan = session.plan();
         if self.is_json() {
             self.line(
                 "attached",
@@ -180,10 +218,11 @@ impl Attach<'_> {
         }
     }
 
-    /// Time since attach, as findings are stamped with.
+    /// Time since attach, as findings are stamped with, and of many the process.
     fn clock(&self, at_ns: u64) -> String {
-        let ns = at_ns.saturating_sub(self.watcher.begun_ns());
-        format!("[{:>6.1}s]", ns as f64 / 1e9)
+        let ns = at_ns.saturating_sub(self.many.unwrap_or_else(|| self.watcher.begun_ns()));
+        let clock = format!("[{:>6.1}s]", ns as f64 / 1e9);
+        if self.many.is_some() { format!("{clock} {:>7}", self.watcher.target().pid()) } else { clock }
     }
 
     fn tell(&mut self, notices: &[Notice]) {
@@ -192,7 +231,9 @@ impl Attach<'_> {
                 Notice::Finding(key, change) => self.tell_finding(key, *change),
                 Notice::Governed(step) => {
                     self.export.governed(step);
-                    if let Some(told) = cost::step(step) {
+                    // What a trap costs here is the same for all.
+                    let known = matches!(step, Step::Priced { .. }) && !self.tells_price;
+                    if let Some(told) = cost::step(step).filter(|_| !known) {
                         self.told(told);
                     }
                     if let Step::Mode { .. } = step {
@@ -239,7 +280,8 @@ impl Attach<'_> {
         if self.is_json() {
             self.line("cost", cost::ledger(&self.watcher.cost(), self.watcher.budget()));
         }
-        self.next_cost = Instant::now() + COST_EVERY;
+        let every = if self.many.is_some() { COST_OF_MANY_EVERY } else { COST_EVERY };
+        self.next_cost = Instant::now() + every;
     }
 
     fn note(&self, kind: &str, text: &str) {
@@ -331,6 +373,8 @@ impl Attach<'_> {
     fn summarize(&self, summary: &Summary) {
         if self.is_json() {
             self.summarize_json(summary);
+        } else if self.many.is_some() && self.watcher.ledger().iter().next().is_none() {
+            self.summarize_line(summary);
         } else {
             self.summarize_text(summary);
         }
@@ -396,7 +440,7 @@ impl Attach<'_> {
     }
 
     /// What there is to say of switches, if they were asked for.
-    fn switches<'a>(&'a self, summary: &'a Summary) -> Option<Told<'a>> {
+    fn switches<'b>(&'b self, summary: &'b Summary) -> Option<Told<'b>> {
         self.args.switches?;
         Some(Told::new(&self.watcher, summary, self.args.switches_as == SwitchForm::Records))
     }
@@ -439,6 +483,26 @@ impl Attach<'_> {
             }
         }
         (all != 0).then(|| blocked as f64 / all as f64)
+    }
+
+    /// One of many that nothing was found in.
+    fn summarize_line(&self, summary: &Summary) {
+        let process = self.watcher.process();
+        let accounting = &summary.accounting;
+        let total = accounting.total();
+        outln!(
+            "{}  no findings in {}; {} goroutines, {} GC cycles; {} hits = {} delivered + {} lost{}; cost: {}{}",
+            self.clock(monotonic_ns()),
+            duration(nanos(summary.watched)),
+            process.goroutines.len(),
+            process.gc.completed,
+            total.hits,
+            total.delivered,
+            accounting.lost(),
+            if accounting.balances() { "" } else { ": THE ACCOUNT DOES NOT BALANCE, please report this" },
+            cost::summary(&summary.cost, self.watcher.budget()),
+            summary.exit.map_or_else(String::new, |exit| format!("; it ended: {exit}"))
+        );
     }
 
     fn summarize_text(&self, summary: &Summary) {
@@ -557,6 +621,27 @@ impl Attach<'_> {
         if let Some(text) = self.export.state_text() {
             outln!("  {text}");
         }
+    }
+}
+
+/// What of the links a user should know.
+pub(super) fn announce_links(links: Links, sites: usize) {
+    match links {
+        Links::MultiScoped => {}
+        Links::Multi => errln!(
+            "other processes of the same executable pay for these probes too: this kernel can't scope them to one process (Linux 6.10 can)"
+        ),
+        Links::Single => errln!(
+            "taking the probes off will take about {}: this kernel links them one by one (Linux 6.6 need not)",
+            duration(nanos(SINGLE_DETACH).saturating_mul(sites as u64))
+        ),
+    }
+}
+
+/// What can't be observed that a user would expect to be.
+pub(super) fn not_seen(plan: &Plan) {
+    for missing in plan.unavailable.iter().filter(|u| u.lost) {
+        errln!("not seen: {} ({})", missing.probe.name(), printable(&missing.why));
     }
 }
 

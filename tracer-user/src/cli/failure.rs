@@ -1,7 +1,7 @@
 //! Errors by exit code: 2 usage, 3 not a Go process or not supported, 4 not permitted, 5 gone before attach,
 //! 6 a backend or file failed.
 
-use gotrail::agent::{SubjectError, WatchError};
+use gotrail::agent::{FleetError, SubjectError, WatchError};
 use gotrail::binary::BinaryError;
 use gotrail::memory::{ReadError, RuntimeError};
 use gotrail::probe::ProbeError;
@@ -94,6 +94,15 @@ impl From<WatchError> for Failure {
             WatchError::GoLibrary { .. } => Self::new(UNSUPPORTED, error.to_string()),
             WatchError::Runtime(e) => e.into(),
             WatchError::Probe(e) => e.into(),
+        }
+    }
+}
+
+impl From<FleetError> for Failure {
+    fn from(error: FleetError) -> Self {
+        match error {
+            FleetError::File { .. } => Self::new(BACKEND, error.to_string()),
+            FleetError::Watch(e) => e.into(),
         }
     }
 }

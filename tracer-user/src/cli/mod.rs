@@ -31,6 +31,7 @@ mod export;
 #[path = "no_export.rs"]
 mod export;
 mod failure;
+mod fleet;
 mod human;
 mod inspect;
 mod json;

@@ -70,6 +70,22 @@ impl<'a> Runtime<'a> {
     /// # Errors
     /// [`RuntimeError`], above all if the self-check fails (FAIL-1).
     pub fn open(target: &Target, binary: &'a GoBinary) -> Result<Self, RuntimeError> {
+        let runtime = Self::find(target, binary)?;
+        runtime.self_check_patiently()?;
+        Ok(runtime)
+    }
+
+    /// Likewise, without patience for a process that has just begun or runs by fits and starts: for who tries again.
+    ///
+    /// # Errors
+    /// As [`Runtime::open`].
+    pub fn open_at_once(target: &Target, binary: &'a GoBinary) -> Result<Self, RuntimeError> {
+        let runtime = Self::find(target, binary)?;
+        runtime.self_check()?;
+        Ok(runtime)
+    }
+
+    fn find(target: &Target, binary: &'a GoBinary) -> Result<Self, RuntimeError> {
         let pid = target.pid();
         let mappings = executable_mappings(target)?;
         let bias = load_bias(&mappings, binary).map_err(|why| {
@@ -79,9 +95,7 @@ impl<'a> Runtime<'a> {
                 TargetError::Gone { pid }.into()
             }
         })?;
-        let runtime = Self::reopen(pid, binary, bias);
-        runtime.self_check_patiently()?;
-        Ok(runtime)
+        Ok(Self::reopen(pid, binary, bias))
     }
 
     /// Joins a process and its executable again, with the bias of an earlier [`Runtime::open`], whose check

@@ -67,6 +67,18 @@ pub(super) fn config(binary: &GoBinary, plan: &Plan, bias: u64, slot: u32, optio
     }
 }
 
+/// The same for another process of the executable: `linked` was made without a bias.
+pub(super) fn for_process(linked: ProcConfig, bias: u64, slot: u32) -> ProcConfig {
+    let moved = |address: u64| if address == 0 { 0 } else { address.wrapping_add(bias) };
+    ProcConfig {
+        slot,
+        systemstack_switch: moved(linked.systemstack_switch),
+        resumes: linked.resumes.map(moved),
+        coroutine_calls: linked.coroutine_calls.map(moved),
+        ..linked
+    }
+}
+
 /// Where linked addresses are in the process; zeros behind them.
 fn in_process<const N: usize>(linked: &[u64], bias: u64) -> [u64; N] {
     let mut found = [0; N];

@@ -14,12 +14,14 @@ use tracer_ebpf::Probe;
 use crate::model::{Event, Switch, SwitchKind};
 use crate::record::{Decoded, decode, decode_switch};
 
-/// How often the ring is emptied.
+/// How often the ring is emptied while there is something in it.
 const INTERVAL: Duration = Duration::from_millis(10);
+/// And while there is nothing, at last: a storm that begins then has not filled the ring.
+pub(super) const IDLE_INTERVAL: Duration = Duration::from_millis(20);
 /// Records in one batch.
-const BATCH: usize = 4096;
+pub(super) const BATCH: usize = 4096;
 /// Batches that wait for the consumer. When it is full, records stay in the ring, whose losses are counted.
-const QUEUE: usize = 64;
+pub(super) const QUEUE: usize = 64;
 
 /// What the drain saw.
 #[derive(Clone, Debug, Default)]
@@ -80,6 +82,12 @@ impl<T> Clone for Marks<T> {
     }
 }
 
+impl<T> Default for Marks<T> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
 impl<T> Marks<T> {
     /// Puts a mark into the stream, before the records that are made from now on.
     pub(super) fn before(&self, mark: T) {
@@ -121,27 +129,31 @@ pub(super) struct Drain<T> {
 }
 
 impl<T: Item> Drain<T> {
-    /// Starts the thread. The receiver ends when the drain does.
+    /// Starts the thread. The receiver ends when the drain does. The ring is looked at each `idle_interval` while it is
+    /// empty.
     pub(super) fn start(
         name: &str,
         ring: RingBuf<MapData>,
         bias: u64,
         check_procid: bool,
+        idle_interval: Duration,
         on_tick: Box<dyn FnMut() + Send>,
     ) -> std::io::Result<(Self, Receiver<Vec<T>>)> {
         let (sender, receiver) = sync_channel(QUEUE);
         let stop = Arc::new(AtomicBool::new(false));
         let seen = Arc::new(Mutex::new(Seen::default()));
-        let marks = Marks(Arc::default());
+        let marks = Marks::default();
         let worker = Worker {
             ring,
             bias,
             check_procid,
+            idle_interval,
             on_tick,
             sequences: HashMap::new(),
             seen: Arc::clone(&seen),
             marks: marks.clone(),
             missing: 0,
+            taken: 0,
             pending: Vec::with_capacity(BATCH),
         };
         let stopped = Arc::clone(&stop);
@@ -164,6 +176,9 @@ impl<T: Item> Drain<T> {
     /// consumer must go on receiving until the channel ends.
     pub(super) fn finish(&self) {
         self.stop.store(true, Ordering::Release);
+        if let Some(thread) = &self.thread {
+            thread.thread().unpark();
+        }
     }
 
     /// Waits for the thread.
@@ -179,6 +194,7 @@ struct Worker<T> {
     ring: RingBuf<MapData>,
     bias: u64,
     check_procid: bool,
+    idle_interval: Duration,
     /// Called whenever the ring was emptied.
     on_tick: Box<dyn FnMut() + Send>,
     /// Numbers seen of each CPU.
@@ -187,15 +203,19 @@ struct Worker<T> {
     marks: Marks<T>,
     /// Numbers that were missing when the last batch was made.
     missing: u64,
+    /// Records taken out of the ring.
+    taken: u64,
     pending: Vec<T>,
 }
 
 impl<T: Item> Worker<T> {
     fn run(mut self, stop: &AtomicBool, sender: &SyncSender<Vec<T>>) {
         debug_assert!(self.ring.as_raw_fd() >= 0);
+        let mut pause = INTERVAL;
         loop {
             // Read before emptying: what is in the ring when the links are closed is taken.
             let last = stop.load(Ordering::Acquire);
+            let before = self.taken;
             if !self.empty(sender, last) {
                 return;
             }
@@ -203,7 +223,10 @@ impl<T: Item> Worker<T> {
             if last {
                 return;
             }
-            std::thread::sleep(INTERVAL);
+            let idle = self.taken == before;
+            pause = if idle { (2 * pause).min(self.idle_interval) } else { INTERVAL };
+            // Whoever has it finish wakes it.
+            std::thread::park_timeout(pause);
         }
     }
 
@@ -219,6 +242,7 @@ impl<T: Item> Worker<T> {
                     is_empty = true;
                     break;
                 };
+                self.taken += 1;
                 let Some(decoded) = T::decode(&item, self.bias) else {
                     seen.undecodable += 1;
                     continue;
@@ -323,7 +347,7 @@ impl Numbers {
 }
 
 /// T2's sites read no M.
-const fn needs_procid(probe: Probe) -> bool {
+pub(super) const fn needs_procid(probe: Probe) -> bool {
     !matches!(probe, Probe::GoCreate | Probe::GoExit)
 }
 

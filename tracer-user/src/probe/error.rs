@@ -47,6 +47,14 @@ pub enum ProbeError {
         /// What changed.
         why: String,
     },
+    /// As many processes are watched as was asked for at most.
+    #[error(
+        "process {pid} is not watched: as many are watched already as --most allows, which has a row of counters for each"
+    )]
+    Full {
+        /// The process.
+        pid: u32,
+    },
     /// The bytes at a site are not those of the file.
     #[error(
         "the code of {function} in the memory of process {pid} differs from its file at {address:#x}: another tracer or debugger is at work, or the file was rewritten; nothing was attached"

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
@@ -48,13 +49,40 @@ pub(super) struct Made {
     pub(super) loaded_in: Option<LoadedIn>,
 }
 
-/// Puts the program of a tier onto its sites. Only the link holds it in the kernel then, so that it goes with the
-/// link and not with whatever gotrail does afterwards.
+/// Puts the program of a tier onto its sites in one process, or where the kernel can't do that, in all of its
+/// executable.
 pub(super) fn link(
     ebpf: &mut Ebpf,
     tier: u32,
     sites: &[&Site],
     target: &Target,
+    kind: Links,
+    kernel: &Kernel,
+) -> Result<Made, ProbeError> {
+    let scope = match (kind, NonZeroU32::new(target.pid())) {
+        (Links::MultiScoped | Links::Single, Some(pid)) => UProbeScope::OneProcess(pid),
+        _ => UProbeScope::AllProcesses,
+    };
+    link_in(ebpf, tier, sites, (&target.exe_path(), scope), kind, kernel).map_err(|error| {
+        // The kernel says whatever it stumbled over first.
+        if target.is_same() {
+            error
+        } else {
+            ProbeError::Changed {
+                pid: target.pid(),
+                why: "it ended, or runs another executable now".to_owned(),
+            }
+        }
+    })
+}
+
+/// Puts the program of a tier onto its sites in an executable, for some of its processes. Only the link holds it in the
+/// kernel then, so that it goes with the link and not with whatever gotrail does afterwards.
+pub(super) fn link_in(
+    ebpf: &mut Ebpf,
+    tier: u32,
+    sites: &[&Site],
+    (executable, scope): (&Path, UProbeScope),
     kind: Links,
     kernel: &Kernel,
 ) -> Result<Made, ProbeError> {
@@ -71,21 +99,7 @@ pub(super) fn link(
         location: UProbeAttachLocation::AbsoluteOffset(site.file_offset),
         cookie: Some(site_cookie(site)),
     });
-    let scope = match (kind, NonZeroU32::new(target.pid())) {
-        (Links::MultiScoped | Links::Single, Some(pid)) => UProbeScope::OneProcess(pid),
-        _ => UProbeScope::AllProcesses,
-    };
-    let id = program.attach(points, target.exe_path(), scope).map_err(|e| {
-        // The kernel then says whatever it stumbled over first.
-        if target.is_same() {
-            error("attach the probes", &e)
-        } else {
-            ProbeError::Changed {
-                pid: target.pid(),
-                why: "it ended, or runs another executable now".to_owned(),
-            }
-        }
-    })?;
+    let id = program.attach(points, executable, scope).map_err(|e| error("attach the probes", &e))?;
     let link = program.take_link(id).map_err(|e| error("hold the probes", &e))?;
     program.unload().map_err(|e| error("let a program go", &e))?;
     Ok(Made { link, loaded_in })

@@ -156,6 +156,12 @@ impl Counters {
         Ok(Self { map: Arc::new(map), switches: Arc::new(switches), slot })
     }
 
+    /// Those of the process in another slot.
+    #[must_use]
+    pub(super) fn of_slot(&self, slot: u32) -> Self {
+        Self { slot, ..self.clone() }
+    }
+
     /// The accounts of all probes that were hit; what was received is not known here.
     #[must_use]
     pub fn read(&self) -> Vec<(Probe, ProbeAccount)> {
@@ -193,6 +199,25 @@ impl Counters {
             faulted: sum.faulted + cpu.faulted,
             received: 0,
         })
+    }
+}
+
+/// Sets the counters of a slot to zero, for the next process that has it.
+pub(super) struct Eraser(PerCpuArray<MapData, Wire<ProbeCounters>>);
+
+impl Eraser {
+    /// Another handle of the counters.
+    pub(super) fn new(map: MapData) -> Result<Self, MapError> {
+        PerCpuArray::try_from(Map::PerCpuArray(map)).map(Self)
+    }
+
+    pub(super) fn erase(&mut self, slot: u32) -> Result<(), MapError> {
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?.get();
+        for probe in Probe::ALL {
+            let zeros = vec![Wire(ProbeCounters::default()); usize::try_from(cpus).unwrap_or_default()];
+            self.0.set(counter_index(slot, probe as u8), zeros.try_into()?, 0)?;
+        }
+        Ok(())
     }
 }
 

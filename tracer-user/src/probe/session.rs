@@ -1,9 +1,9 @@
-//! A set of probes on one process, from attach to the last record.
+//! The probes of one process, from attach to the last record.
 
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, PerCpuHashMap, RingBuf};
@@ -19,14 +19,15 @@ use tracer_ebpf::{
 
 use super::check::check_sites;
 use super::config::{Wire, config};
-use super::drain::{Drain, Seen};
+use super::drain::{Drain, IDLE_INTERVAL, Marks, Seen};
 use super::error::ProbeError;
+use super::fleet::Member;
 use super::keeper::Leases;
 use super::kernel::{Kernel, Links};
 use super::links::{lease, link};
 use super::losses::{Accounting, Counters, SwitchAccount};
 use super::object::object;
-use super::switching::{Stretches, Switching};
+use super::switching::{Processes, Stretches, Switching};
 use crate::binary::{GoBinary, Plan, Site, Unavailable};
 use crate::memory::monotonic_ns;
 use crate::model::{Event, Switch};
@@ -94,6 +95,8 @@ pub struct Detacher {
     links: Arc<Mutex<Vec<(u32, UProbeLink)>>>,
     leases: Option<Leases>,
     closed: Arc<AtomicBool>,
+    /// When somebody began to close it, and how long that took.
+    closing: Arc<(OnceLock<Instant>, OnceLock<Duration>)>,
     switching: Option<Switching>,
 }
 
@@ -117,7 +120,7 @@ impl Detacher {
     }
 
     /// Takes a link in; `false` if the probes were taken off for good meanwhile, which is not overruled.
-    fn add(&self, tier: u32, link: UProbeLink) -> bool {
+    pub(super) fn add(&self, tier: u32, link: UProbeLink) -> bool {
         let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
         if self.closed.load(Ordering::Acquire) {
             drop(links);
@@ -128,8 +131,10 @@ impl Detacher {
         true
     }
 
-    /// Takes off all probes for good: none is put back.
-    pub fn close(&self) {
+    /// Takes off all probes for good: none is put back. Returns how long that took, whoever did it.
+    pub fn close(&self) -> Duration {
+        let (begun, took) = &*self.closing;
+        let begun = begun.get_or_init(Instant::now);
         self.closed.store(true, Ordering::Release);
         if let Some(switching) = &self.switching {
             switching.close();
@@ -140,6 +145,7 @@ impl Detacher {
             }
             self.detach(u32::MAX);
         });
+        *took.get_or_init(|| begun.elapsed())
     }
 
     /// The tiers that are on.
@@ -151,15 +157,30 @@ impl Detacher {
     }
 }
 
+/// Whose probes they are.
+#[derive(Debug)]
+enum Owner {
+    /// The session's own.
+    Alone(Box<Alone>),
+    /// Those of all processes of the executable.
+    Fleet(Member),
+}
+
+/// What a session has for itself.
+#[derive(Debug)]
+struct Alone {
+    ebpf: Ebpf,
+    drain: Drain<Event>,
+    switch_drain: Drain<Switch>,
+}
+
 /// Probes that are on.
 #[derive(Debug)]
 pub struct Session {
-    ebpf: Ebpf,
+    owner: Owner,
     counters: Counters,
     links: Detacher,
     kind: Links,
-    drain: Drain<Event>,
-    switch_drain: Drain<Switch>,
     stretches: Stretches,
     switches_until_ns: Option<u64>,
     plan: Plan,
@@ -221,8 +242,7 @@ impl Session {
             return Err(ProbeError::NoSites(why.join("; ")));
         }
         let settings = config(binary, &plan, bias, SLOT, &options);
-        let processes = HashMap::try_from(take(&mut ebpf, MAP_PROCESSES, &kernel)?)
-            .map_err(|e| error("open a map", &e))?;
+        let processes = open_processes(&mut ebpf, &kernel)?;
         let switching = Switching::new(processes, target.pid(), settings)
             .map_err(|e| error("configure the probes", &e))?;
         let [ring, switch_ring] = [MAP_EVENTS, MAP_SWITCHES].map(|name| {
@@ -259,9 +279,12 @@ impl Session {
         let same_namespace = target.inner_pid == target.pid();
         let drains = |e: std::io::Error| kernel_error("start the drain", &kernel, e.to_string());
         let (drain, stream) =
-            Drain::start("ring-drain", ring, bias, same_namespace, log_lines(&mut ebpf)).map_err(drains)?;
+            Drain::start("ring-drain", ring, bias, same_namespace, IDLE_INTERVAL, log_lines(&mut ebpf))
+                .map_err(drains)?;
+        // Where there is nothing to come, it only waits for its end.
+        let idle = if options.tiers & TIER_T3 == 0 { Duration::from_secs(1) } else { IDLE_INTERVAL };
         let (switch_drain, switch_stream) =
-            Drain::start("switch-drain", switch_ring, bias, false, Box::new(|| {})).map_err(drains)?;
+            Drain::start("switch-drain", switch_ring, bias, false, idle, Box::new(|| {})).map_err(drains)?;
         // Last, when all that takes time is done: a program that creates goroutines all the time pays for each moment.
         if let Some(leases) = &leases {
             let first = || first_leases(&options).filter(|(tier, _)| leases.has(*tier));
@@ -277,6 +300,7 @@ impl Session {
             links: Arc::new(Mutex::new(links)),
             leases,
             closed: Arc::default(),
+            closing: Arc::default(),
             switching: Some(switching.clone()),
         };
         let stretches = Stretches::new(switching, switch_drain.marks());
@@ -287,12 +311,10 @@ impl Session {
             stretches.begin(until_ns).map_err(|why| kernel_error("switch T3 on", &kernel, why))?;
         }
         let session = Self {
-            ebpf,
+            owner: Owner::Alone(Box::new(Alone { ebpf, drain, switch_drain })),
             counters,
             links,
             kind,
-            drain,
-            switch_drain,
             stretches,
             switches_until_ns,
             plan,
@@ -303,6 +325,31 @@ impl Session {
             loaded_in,
         };
         Ok((session, stream, switch_stream))
+    }
+
+    /// Takes part in the probes that all processes of an executable share. `begun` is when that was begun.
+    pub(super) fn shared(
+        member: Member,
+        target: &Target,
+        bias: u64,
+        plan: Plan,
+        (switching, counters, links, kind): (Switching, Counters, Detacher, Links),
+        begun: Instant,
+    ) -> Self {
+        Self {
+            owner: Owner::Fleet(member),
+            counters,
+            links,
+            kind,
+            stretches: Stretches::new(switching, Marks::default()),
+            switches_until_ns: None,
+            plan,
+            taken_off: Vec::new(),
+            target: target.clone(),
+            bias,
+            attached_in: begun.elapsed(),
+            loaded_in: Vec::new(),
+        }
     }
 
     /// Ends the observation of switches whose probes are not had by lease: what was seen until now is still delivered, and
@@ -327,7 +374,8 @@ impl Session {
     /// The distributions that the kernel counted of this process's switches.
     #[must_use]
     pub fn sums(&self) -> Vec<(SumKey, Sum)> {
-        let Some(sums) = self
+        let Owner::Alone(alone) = &self.owner else { return Vec::new() };
+        let Some(sums) = alone
             .ebpf
             .map(MAP_SUMS)
             .and_then(|m| PerCpuHashMap::<_, Wire<SumKey>, Wire<Sum>>::try_from(m).ok())
@@ -362,6 +410,9 @@ impl Session {
         if !changed || self.links.tiers() & TIER_T1 == 0 {
             return Ok(());
         }
+        if let Owner::Fleet(member) = &self.owner {
+            return member.take_off(probes);
+        }
         self.links.detach(TIER_T1);
         self.relink(TIER_T1)
     }
@@ -374,7 +425,9 @@ impl Session {
         let (back, still): (Vec<Site>, Vec<Site>) =
             std::mem::take(&mut self.taken_off).into_iter().partition(|site| probes.contains(&site.probe));
         self.taken_off = still;
-        if !back.is_empty() {
+        if let Owner::Fleet(member) = &self.owner {
+            member.put_back(probes)?;
+        } else if !back.is_empty() {
             self.link_sites(TIER_T1, &back.iter().collect::<Vec<_>>())?;
         }
         self.plan.unavailable.retain(|u| u.why != TAKEN_OFF || !probes.contains(&u.probe));
@@ -395,9 +448,11 @@ impl Session {
     }
 
     fn link_sites(&mut self, tier: u32, sites: &[&Site]) -> Result<(), ProbeError> {
+        // What is shared is linked by its owner.
+        let Owner::Alone(alone) = &mut self.owner else { return Ok(()) };
         let kernel = Kernel::probe();
         check_sites(&self.target, self.bias, &self.plan.sites)?;
-        let made = link(&mut self.ebpf, tier, sites, &self.target, self.kind, &kernel)?;
+        let made = link(&mut alone.ebpf, tier, sites, &self.target, self.kind, &kernel)?;
         self.links.add(tier, made.link);
         Ok(())
     }
@@ -435,19 +490,34 @@ impl Session {
     /// Takes all probes off, and lets the drain take what is left in the ring. Returns how long the probes
     /// took to go.
     pub fn detach(&mut self) -> Duration {
-        let begun = Instant::now();
-        self.links.close();
-        let took = begun.elapsed();
-        self.stretches.tell_end();
-        self.drain.finish();
-        self.switch_drain.finish();
-        took
+        match &self.owner {
+            Owner::Alone(alone) => {
+                let took = self.links.close();
+                self.stretches.tell_end();
+                alone.drain.finish();
+                alone.switch_drain.finish();
+                took
+            }
+            Owner::Fleet(member) => {
+                let begun = Instant::now();
+                member.leave();
+                begun.elapsed()
+            }
+        }
+    }
+
+    /// Whether the probes are those of all processes of the executable, and stay when this one is left alone.
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        matches!(self.owner, Owner::Fleet(_))
     }
 
     /// Waits until the drain has ended; call it when the stream has.
     pub fn join(&mut self) {
-        self.drain.join();
-        self.switch_drain.join();
+        if let Owner::Alone(alone) = &mut self.owner {
+            alone.drain.join();
+            alone.switch_drain.join();
+        }
     }
 
     /// The tiers that are had by lease, if any are.
@@ -466,7 +536,10 @@ impl Session {
     #[must_use]
     pub fn accounting(&self) -> Accounting {
         let mut probes = self.counters.read();
-        let (seen, switches) = (self.drain.seen(), self.switch_drain.seen());
+        let (seen, switches) = match &self.owner {
+            Owner::Alone(alone) => (alone.drain.seen(), alone.switch_drain.seen()),
+            Owner::Fleet(member) => (member.seen(), Seen::default()),
+        };
         for (probe, account) in &mut probes {
             let of = |seen: &Seen| seen.received.get(probe).copied().unwrap_or(0);
             account.received = of(&seen) + of(&switches);
@@ -483,13 +556,13 @@ impl Session {
     fn switch_account(&self) -> SwitchAccount {
         let counters = self.counters.switches();
         // Nothing was opened where records are sent; to go through the map is not for nothing then.
-        let open = if counters.opened == 0 {
-            0
-        } else {
-            self.ebpf
+        let open = match &self.owner {
+            Owner::Alone(alone) if counters.opened != 0 => alone
+                .ebpf
                 .map(MAP_OPEN_WAITS)
                 .and_then(|m| HashMap::<_, u64, Wire<OpenWait>>::try_from(m).ok())
-                .map_or(0, |waits| waits.keys().flatten().count() as u64)
+                .map_or(0, |waits| waits.keys().flatten().count() as u64),
+            _ => 0,
         };
         SwitchAccount { counters, open }
     }
@@ -533,6 +606,13 @@ pub(super) fn pid_namespace() -> (u64, u64) {
 
 pub(super) fn kernel_error(what: &'static str, kernel: &Kernel, why: String) -> ProbeError {
     ProbeError::Kernel { what, kernel: kernel.release.clone(), why }
+}
+
+/// The map that tells the programs of the processes.
+pub(super) fn open_processes(ebpf: &mut Ebpf, kernel: &Kernel) -> Result<Processes, ProbeError> {
+    HashMap::try_from(take(ebpf, MAP_PROCESSES, kernel)?)
+        .map(|map| Arc::new(Mutex::new(map)))
+        .map_err(|e| ProbeError::from_aya("open a map", &kernel.release, &e))
 }
 
 pub(super) fn open_counters(ebpf: &mut Ebpf, slot: u32, kernel: &Kernel) -> Result<Counters, ProbeError> {

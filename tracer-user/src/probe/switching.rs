@@ -8,6 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use aya::maps::{HashMap, MapData, MapError};
+use rustix::thread::{MembarrierCommand, membarrier};
 use tracer_ebpf::{ProcConfig, TIER_T3};
 
 use super::config::Wire;
@@ -15,10 +16,35 @@ use super::drain::Marks;
 use crate::memory::monotonic_ns;
 use crate::model::{Switch, SwitchKind};
 
+/// What the programs are told of each process that is watched. Clones are the same.
+pub(super) type Processes = Arc<Mutex<HashMap<MapData, u32, Wire<ProcConfig>>>>;
+
+fn insert(processes: &Processes, pid: u32, config: ProcConfig) -> Result<(), MapError> {
+    processes.lock().unwrap_or_else(PoisonError::into_inner).insert(&pid, &Wire(config), 0)
+}
+
+/// Has the programs pass over all processes, likewise.
+pub(super) fn leave_all(processes: &Processes) {
+    let mut processes = processes.lock().unwrap_or_else(PoisonError::into_inner);
+    let pids: Vec<u32> = processes.keys().flatten().collect();
+    for pid in pids {
+        // It can only have been removed meanwhile, which is as well.
+        drop(processes.remove(&pid));
+    }
+    await_programs();
+}
+
+/// Returns when no program is at work any more that began before.
+fn await_programs() {
+    // Waits for a grace period of RCU (kernel/sched/membarrier.c), under which the programs run. Where that is not to be
+    // had, a hit of the last moment may be counted late.
+    let _ = membarrier(MembarrierCommand::Global);
+}
+
 /// The configuration of one process, as the programs have it.
 #[derive(Debug)]
 struct Settings {
-    processes: HashMap<MapData, u32, Wire<ProcConfig>>,
+    processes: Processes,
     pid: u32,
     config: ProcConfig,
     /// When the stretch that is the last to date ended, if nobody was told yet.
@@ -33,13 +59,9 @@ pub(super) struct Switching(Arc<Mutex<Settings>>);
 
 impl Switching {
     /// Tells the programs of a process. T3 is off.
-    pub(super) fn new(
-        mut processes: HashMap<MapData, u32, Wire<ProcConfig>>,
-        pid: u32,
-        config: ProcConfig,
-    ) -> Result<Self, MapError> {
+    pub(super) fn new(processes: Processes, pid: u32, config: ProcConfig) -> Result<Self, MapError> {
         let config = ProcConfig { tiers: config.tiers & !TIER_T3, ..config };
-        processes.insert(&pid, &Wire(config), 0)?;
+        insert(&processes, pid, config)?;
         let settings = Settings { processes, pid, config, ended_ns: None, closed: false };
         Ok(Self(Arc::new(Mutex::new(settings))))
     }
@@ -60,7 +82,7 @@ impl Switching {
             switches_until_ns: until_ns,
             ..*config
         };
-        processes.insert(&*pid, &Wire(next), 0)?;
+        insert(processes, *pid, next)?;
         *config = next;
         Ok(Some(begun))
     }
@@ -74,7 +96,7 @@ impl Switching {
         }
         let next = ProcConfig { switches_until_ns: until_ns, ..*config };
         // If the kernel did not replace it, the stretch ends when it was to end before.
-        if processes.insert(&*pid, &Wire(next), 0).is_ok() {
+        if insert(processes, *pid, next).is_ok() {
             *config = next;
         }
     }
@@ -89,7 +111,7 @@ impl Switching {
         config.tiers &= !TIER_T3;
         // The kernel replaces an entry that is there; if it did not, the stretch would end when the sites are removed,
         // which comes next.
-        let _ = processes.insert(&*pid, &Wire(*config), 0);
+        let _ = insert(processes, *pid, *config);
         *ended_ns = Some(monotonic_ns().min(config.switches_until_ns));
     }
 
@@ -97,6 +119,17 @@ impl Switching {
     pub(super) fn close(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).closed = true;
         self.end();
+    }
+
+    /// Has the programs pass over the process. Returns when none is at work any more on a hit that came before: its
+    /// records are in the ring then, and its counters stand still.
+    pub(super) fn leave(&self) {
+        let settings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = settings.processes.lock().unwrap_or_else(PoisonError::into_inner).remove(&settings.pid);
+        // Whoever is not in the map has left before.
+        if gone.is_ok() {
+            await_programs();
+        }
     }
 
     /// When the last stretch ended, ns; told once.

@@ -55,7 +55,26 @@ impl Tool {
     pub(super) fn gotrail(program: &Path, pid: u32, arguments: &[&str], folder: &Path) -> Result<Self> {
         let mut command = Command::new(program);
         command.args(["attach", &pid.to_string(), "--format", "json"]).args(arguments);
-        Self::start(&mut command, "\"type\":\"attached\"", account, &folder.join("gotrail"))
+        let is_ready = |said: &str| said.contains("\"type\":\"attached\"");
+        Self::start(&mut command, is_ready, account, &folder.join("gotrail"))
+    }
+
+    /// gotrail, attached to so many processes of an executable.
+    pub(super) fn gotrail_of_all(
+        program: &Path,
+        executable: &Path,
+        count: usize,
+        folder: &Path,
+    ) -> Result<Self> {
+        let mut command = Command::new(program);
+        command.args(["attach", "--format", "json", "--most", &count.to_string(), "--exe"]).arg(executable);
+        let is_ready = move |said: &str| said.matches("\"type\":\"attached\"").count() == count;
+        Self::start(&mut command, is_ready, account_of_all, &folder.join("gotrail"))
+    }
+
+    /// Its process id.
+    pub(super) fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// bpftrace, which counts the calls of a function at its entry.
@@ -66,11 +85,16 @@ impl Tool {
         let mut command = Command::new("bpftrace");
         command.args(["-p", &pid.to_string(), "-e", &program]);
         let read = |said: &str| Account { hits: counted(said), ..Account::default() };
-        Self::start(&mut command, "ready", read, &folder.join("bpftrace"))
+        Self::start(&mut command, |said| said.contains("ready"), read, &folder.join("bpftrace"))
     }
 
     /// Returns when it has said that it is ready.
-    fn start(command: &mut Command, ready: &str, read: fn(&str) -> Account, files: &Path) -> Result<Self> {
+    fn start(
+        command: &mut Command,
+        is_ready: impl Fn(&str) -> bool,
+        read: fn(&str) -> Account,
+        files: &Path,
+    ) -> Result<Self> {
         let (said, words) = (files.with_extension("out"), files.with_extension("err"));
         let file =
             |path: &Path| File::create(path).with_context(|| format!("can't write {}", path.display()));
@@ -78,7 +102,7 @@ impl Tool {
         let begun = Instant::now();
         let child = command.spawn().with_context(|| format!("can't start `{}`", command::line(command)))?;
         let mut tool = Self { child, begun, at_work: begun, said, read };
-        while !fs::read_to_string(&tool.said).unwrap_or_default().contains(ready) {
+        while !is_ready(&fs::read_to_string(&tool.said).unwrap_or_default()) {
             let ended = tool.child.try_wait().context("can't wait for the tool")?.is_some();
             if ended || begun.elapsed() > PATIENCE {
                 let words = fs::read_to_string(&words).unwrap_or_default();
@@ -121,6 +145,22 @@ fn account(lines: &str) -> Account {
         predicted: summary["cost"]["predicted_share"].as_f64(),
         hits: summary["losses"]["hits"].as_f64(),
         lost: summary["losses"]["lost"].as_f64(),
+        ..Account::default()
+    }
+}
+
+/// What its lines tell of many processes, summed up.
+fn account_of_all(lines: &str) -> Account {
+    let lines: Vec<Value> = lines.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let sum = |field: &str| {
+        let summaries = lines.iter().filter(|line| line["type"] == "summary");
+        summaries.map(|line| line["losses"][field].as_f64()).sum::<Option<f64>>()
+    };
+    let last = lines.iter().rfind(|line| line["type"] == "fleet").unwrap_or(&Value::Null);
+    Account {
+        detached: last["detached_in_ns"].as_f64().map(|ns| ns / 1e9),
+        hits: sum("hits"),
+        lost: sum("lost"),
         ..Account::default()
     }
 }

@@ -1,4 +1,5 @@
-//! The governor's thread: looks at the counters often, has the keeper put probes on and take them off, and tells.
+//! The governor at work: looks at the counters often, has the keeper put probes on and take them off, and tells. It has a
+//! thread of its own, or where no dear tier is to be governed, some time of its caller's.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +29,8 @@ const FAR: Duration = Duration::from_millis(50);
 const NEW: u64 = 200_000_000;
 /// How often the rare tier is looked at, ns.
 const RARE: u64 = 200_000_000;
+/// And where nothing has run since, ns.
+const RARE_IDLE: u64 = 2_000_000_000;
 /// Over how much time memory tells the rate of creations, ns.
 const HINT: u64 = 200_000_000;
 
@@ -39,6 +42,7 @@ const EARLIER: u64 = 500_000;
 const URGENT: i32 = -10;
 
 /// What is governed.
+#[derive(Debug)]
 pub(in crate::agent) struct Subject {
     pub(in crate::agent) pid: u32,
     pub(in crate::agent) binary: Arc<GoBinary>,
@@ -99,6 +103,8 @@ pub(in crate::agent) struct Running {
     /// Unbounded, as no step may be lost on the way: there are at most some tens a second, by the governor's own pace.
     steps: Receiver<Step>,
     thread: Option<JoinHandle<()>>,
+    /// Instead of a thread.
+    worker: Option<Box<Worker>>,
 }
 
 impl Running {
@@ -107,6 +113,23 @@ impl Running {
     /// # Errors
     /// The thread does not start.
     pub(in crate::agent) fn start(subject: Subject) -> std::io::Result<Self> {
+        let (worker, mut running) = Self::prepare(subject);
+        let stopped = Arc::clone(&running.stop);
+        let thread =
+            std::thread::Builder::new().name("governor".to_owned()).spawn(move || worker.run(&stopped))?;
+        running.thread = Some(thread);
+        Ok(running)
+    }
+
+    /// Without a thread, for a session without dear tiers: [`Self::tick`] does the work.
+    pub(in crate::agent) fn without_thread(subject: Subject) -> Self {
+        let (worker, mut running) = Self::prepare(subject);
+        calibrate::begin();
+        running.worker = Some(Box::new(worker));
+        running
+    }
+
+    fn prepare(subject: Subject) -> (Worker, Self) {
         let (sender, steps) = channel();
         let stop = Arc::new(AtomicBool::new(false));
         let costs = Costs::new(&subject.plan, Prices::ASSUMED);
@@ -121,10 +144,14 @@ impl Running {
             tiers: Vec::new(),
         }));
         let worker = Worker::new(subject, costs, sender, Arc::clone(&ledger));
-        let stopped = Arc::clone(&stop);
-        let thread =
-            std::thread::Builder::new().name("governor".to_owned()).spawn(move || worker.run(&stopped))?;
-        Ok(Self { stop, ledger, steps, thread: Some(thread) })
+        (worker, Self { stop, ledger, steps, thread: None, worker: None })
+    }
+
+    /// Looks, if there is no thread that does and it is time. Call it often.
+    pub(in crate::agent) fn tick(&mut self) {
+        if let Some(worker) = self.worker.as_mut().filter(|worker| worker.is_due()) {
+            worker.turn();
+        }
     }
 
     /// What was decided since the last call.
@@ -144,9 +171,13 @@ impl Running {
             // A panic of the thread has printed itself; the keeper drops its links without it.
             drop(thread.join());
         }
+        if let Some(mut worker) = self.worker.take() {
+            worker.finish();
+        }
     }
 }
 
+#[derive(Debug)]
 struct Worker {
     subject: Subject,
     governor: Governor,
@@ -158,6 +189,8 @@ struct Worker {
     /// Waits for the measurement.
     pricing: bool,
     rare_ns: u64,
+    /// CPU time when the rare tier was looked at last.
+    rare_cpu: Option<u64>,
     new_ns: u64,
     cpu_begin: Option<u64>,
     cpu: u64,
@@ -218,6 +251,7 @@ impl Worker {
             measured: false,
             pricing: true,
             rare_ns: 0,
+            rare_cpu: None,
             new_ns: now,
             cpu_begin: None,
             cpu: 0,
@@ -237,18 +271,29 @@ impl Worker {
             self.tell(Step::Refused { tier: TIER_T3, why: why.to_owned() });
         }
         loop {
-            let last = stop.load(Ordering::Acquire);
-            self.price();
-            self.hear();
-            if last {
+            if stop.load(Ordering::Acquire) {
+                self.price();
+                self.hear();
                 self.finish();
                 return;
             }
-            let orders = self.look();
-            self.obey(orders);
-            self.publish();
+            self.turn();
             self.wait();
         }
+    }
+
+    fn turn(&mut self) {
+        self.price();
+        self.hear();
+        let orders = self.look();
+        self.obey(orders);
+        self.publish();
+    }
+
+    /// Whether it is time to look at the rare tier. Who has not run can wait.
+    fn is_due(&self) -> bool {
+        let ago = monotonic_ns().saturating_sub(self.rare_ns);
+        ago >= RARE_IDLE || ago >= RARE && cpu_time_ns(self.subject.pid) != self.rare_cpu
     }
 
     /// Takes the measured prices once they are there.
@@ -326,15 +371,19 @@ impl Worker {
     fn read(&mut self, everything: bool) -> (u64, Vec<(Probe, u64)>) {
         let now = monotonic_ns();
         let mut hits: Vec<(Probe, u64)> = Vec::new();
+        // A process that is gone uses no more.
+        self.cpu = cpu_time_ns(self.subject.pid).unwrap_or(self.cpu);
+        self.cpu_begin.get_or_insert(self.cpu);
         let counters = &self.subject.counters;
         hits.extend(self.dear.iter().map(|probe| (*probe, counters.hits(*probe))));
         if everything || now >= self.rare_ns + RARE {
             self.rare_ns = now;
-            hits.extend(self.rare.iter().map(|probe| (*probe, counters.hits(*probe))));
+            // Who has not run has hit nothing.
+            if everything || self.rare_cpu != Some(self.cpu) {
+                self.rare_cpu = Some(self.cpu);
+                hits.extend(self.rare.iter().map(|probe| (*probe, counters.hits(*probe))));
+            }
         }
-        // A process that is gone uses no more.
-        self.cpu = cpu_time_ns(self.subject.pid).unwrap_or(self.cpu);
-        self.cpu_begin.get_or_insert(self.cpu);
         (now, hits)
     }
 

@@ -1,0 +1,182 @@
+//! Many processes of one executable: each is counted by itself, exactly, and who starts later is served at once.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use gotrail_tests::attach::Attach;
+use gotrail_tests::env::Need;
+use gotrail_tests::fixture::{Build, each};
+use gotrail_tests::json::number;
+use gotrail_tests::process::Process;
+use gotrail_tests::{bpf, code, needs};
+use serde_json::Value;
+
+use crate::counts;
+
+/// How soon after its exec a process must be watched. On a busy machine not each one is.
+const SERVED_WITHIN: Duration = Duration::from_millis(100);
+
+fn figures(target: &mut Process) -> Value {
+    target
+        .await_output("its figures", |line| serde_json::from_str::<Value>(line).ok().filter(Value::is_object))
+        .unwrap()
+}
+
+/// In whatever order they come.
+fn await_all(attach: &mut Attach, targets: &[Process]) {
+    let mut missing: BTreeSet<u64> = targets.iter().map(|target| u64::from(target.pid())).collect();
+    while !missing.is_empty() {
+        let line = attach.await_line("`attached`", |line| line["type"] == "attached").unwrap();
+        missing.remove(&number(&line, "/pid").unwrap());
+    }
+}
+
+fn await_watched(attach: &mut Attach, pid: u32) {
+    attach
+        .await_line(&format!("`attached` of {pid}"), |line| line["type"] == "attached" && line["pid"] == pid)
+        .unwrap();
+}
+
+fn end(mut target: Process) {
+    target.tell("").unwrap();
+    assert!(target.wait().unwrap().success(), "{}", target.words());
+}
+
+#[test]
+fn root_loss_1_each_of_many_processes_is_counted_exactly() {
+    needs!(Need::Fixtures, Need::Root);
+    let builds = [
+        Build::find("gcstw", "1.21.13", "stripped").unwrap(),
+        Build::find("gcstw", "1.27.3", "default").unwrap(),
+    ];
+    each(&builds, 1, |build| {
+        let start = |gcs: &str| build.start_ready(&["-interval", "5ms", "-gcs", gcs]).unwrap();
+        let mut early = [start("7"), start("11"), start("3")];
+        let stranger = Build::find("gcstw", "1.25.5", "stripped").unwrap().start_ready(&[]).unwrap();
+        let mut attach = Attach::start_all(&build.path, &[]).unwrap();
+        await_all(&mut attach, &early);
+        let mut late = [start("5"), start("9")];
+        await_all(&mut attach, &late);
+        // All at once, into one ring.
+        for target in early.iter_mut().chain(&mut late) {
+            target.tell("").unwrap();
+        }
+        let own: Vec<Value> = early.iter_mut().chain(&mut late).map(figures).collect();
+        // Some end while they are watched, others are left while they run.
+        let [first, second, third] = early;
+        let pids = [first.pid(), second.pid(), third.pid(), late[0].pid(), late[1].pid()];
+        end(first);
+        attach.await_line("its summary", |line| line["type"] == "summary" && line["pid"] == pids[0]).unwrap();
+        let report = attach.stop().unwrap();
+        for (i, (pid, own)) in pids.into_iter().zip(&own).enumerate() {
+            let of = report.of(pid);
+            if i < 3 {
+                counts::check(own, &of);
+            } else {
+                // It may have been watched from before it set up its GC, which stops the world.
+                of.check_nothing_lost().unwrap();
+                for (theirs, ours) in [("/num_gc", "/gc/cycles"), ("/forced", "/gc/forced")] {
+                    assert_eq!(number(of.summary().unwrap(), ours).unwrap(), number(own, theirs).unwrap());
+                }
+            }
+        }
+        assert_eq!(report.of(pids[0]).exit().unwrap()["code"], 0);
+        assert!(report.of(stranger.pid()).lines.is_empty(), "another executable is not watched");
+        let last = report.lines.last().unwrap();
+        assert_eq!((last["type"].as_str(), last["processes"].as_u64()), (Some("fleet"), Some(5)), "{last}");
+        assert_eq!(number(last, "/stray_records").unwrap(), 0, "{last}");
+        for pid in &pids[1..] {
+            assert_eq!(code::changes(*pid).unwrap(), [], "nothing is left in {pid}");
+        }
+        bpf::check_no_orphans().unwrap();
+        [second, third].into_iter().chain(late).chain([stranger]).for_each(end_or_kill);
+    });
+}
+
+fn end_or_kill(mut target: Process) {
+    // One that was not told to begin yet ends with its input.
+    drop(target.tell(""));
+    drop(target);
+}
+
+#[test]
+fn root_who_starts_later_is_watched_within_a_tenth_of_a_second() {
+    needs!(Need::Fixtures, Need::Root);
+    let build = Build::find("gcstw", "1.27.3", "stripped").unwrap();
+    let mut attach = Attach::start_all(&build.path, &[]).unwrap();
+    // The first is there as soon as the probes are; what follows counts.
+    let mut times: Vec<Duration> = (0..5)
+        .map(|_| {
+            let begun = Instant::now();
+            let target = build.start(&[]).unwrap();
+            await_watched(&mut attach, target.pid());
+            begun.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    println!("from before fork until it is watched: {times:?}");
+    assert!(times[times.len() / 2] < SERVED_WITHIN, "{times:?}");
+    attach.stop().unwrap();
+    bpf::check_no_orphans().unwrap();
+}
+
+#[test]
+fn root_ident_1_a_process_that_executes_itself_anew_is_watched_as_another_one() {
+    needs!(Need::Fixtures, Need::Root);
+    let build = Build::find("storm", "1.27.3", "stripped").unwrap();
+    let mut target = build.start_ready(&[]).unwrap();
+    let mut attach = Attach::start_all(&build.path, &[]).unwrap();
+    let pid = target.pid();
+    await_watched(&mut attach, pid);
+    for _ in 0..2 {
+        target.tell("again").unwrap();
+        target.await_output("`ready`", |line| line.starts_with("ready").then_some(())).unwrap();
+        attach.await_line("the summary of one program", |line| line["type"] == "summary").unwrap();
+        await_watched(&mut attach, pid);
+    }
+    let report = attach.stop().unwrap();
+    let summaries: Vec<&Value> = report.lines_of("summary").collect();
+    let exits: Vec<bool> = summaries.iter().map(|line| line["exit"]["exec"] == true).collect();
+    assert_eq!(exits, [true, true, false]);
+    assert!(summaries.iter().all(|line| line["losses"]["balances"] == true), "{summaries:?}");
+    assert_eq!(code::changes(pid).unwrap(), []);
+    bpf::check_no_orphans().unwrap();
+    target.tell("end").unwrap();
+}
+
+#[test]
+fn root_cost_2_no_more_processes_are_watched_than_were_asked_for() {
+    needs!(Need::Fixtures, Need::Root);
+    let build = Build::find("gcstw", "1.27.3", "stripped").unwrap();
+    let [first, second] = [build.start_ready(&[]).unwrap(), build.start_ready(&[]).unwrap()];
+    let mut attach = Attach::start_all(&build.path, &["--most", "1"]).unwrap();
+    let watched = attach.await_line("`attached`", |line| line["type"] == "attached").unwrap();
+    let refused = attach.await_line("`refused`", |line| line["type"] == "refused").unwrap();
+    let mut told = [number(&watched, "/pid").unwrap(), number(&refused, "/pid").unwrap()];
+    told.sort_unstable();
+    let mut both = [u64::from(first.pid()), u64::from(second.pid())];
+    both.sort_unstable();
+    assert_eq!(told, both);
+    assert!(refused["message"].as_str().unwrap().contains("--most"), "{refused}");
+    attach.stop().unwrap();
+}
+
+#[test]
+fn root_safe_3_kill_9_leaves_nothing_in_any_of_them() {
+    needs!(Need::Fixtures, Need::Root);
+    let build = Build::find("gcstw", "1.27.3", "stripped").unwrap();
+    let targets = [build.start_ready(&[]).unwrap(), build.start_ready(&[]).unwrap()];
+    let mut attach = Attach::start_all(&build.path, &[]).unwrap();
+    await_all(&mut attach, &targets);
+    for target in &targets {
+        assert!(!code::changes(target.pid()).unwrap().is_empty());
+    }
+    attach.process().signal(rustix::process::Signal::KILL).unwrap();
+    attach.process().wait().unwrap();
+    let begun = Instant::now();
+    while targets.iter().any(|target| !code::changes(target.pid()).unwrap().is_empty()) {
+        assert!(begun.elapsed() < bpf::FREED_WITHIN, "something is left");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    bpf::check_no_orphans().unwrap();
+}

@@ -1,0 +1,243 @@
+//! All processes of one executable under watch, those that start later too.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::watcher::{Options, WatchError, Watcher};
+use crate::binary::{CallSite, GoBinary};
+use crate::probe::{self, Detacher, Execs, ProbeError};
+use crate::target::{Target, TargetError, debug_file, process_ids, read_file};
+
+/// How long a process that has just begun may take until its runtime can be read.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two tries.
+const RETRY: Duration = Duration::from_millis(10);
+/// Between two searches of /proc where the kernel tells who starts; what it had no room for is found then.
+const HEAL: Duration = Duration::from_secs(10);
+/// And where it does not.
+const SEARCH: Duration = Duration::from_millis(100);
+
+/// Why the processes of an executable can't be watched.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// The file can't be read.
+    #[error("tried to read the executable {path}: {source}")]
+    File {
+        /// As it was given.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// It is not understood, or probes can't be placed.
+    #[error(transparent)]
+    Watch(#[from] WatchError),
+}
+
+/// What became of a process of the executable.
+#[derive(Debug)]
+pub enum Arrival {
+    /// It is watched.
+    Joined {
+        /// By this.
+        watcher: Box<Watcher>,
+        /// How long after gotrail heard of it.
+        within: Duration,
+    },
+    /// It is not.
+    Refused {
+        /// The process.
+        pid: u32,
+        /// Why.
+        why: WatchError,
+    },
+}
+
+/// The processes of one executable.
+#[derive(Debug)]
+pub struct Fleet {
+    device: u64,
+    inode: u64,
+    binary: Arc<GoBinary>,
+    hazards: Arc<[CallSite]>,
+    probes: probe::Fleet,
+    execs: Result<Execs, String>,
+    options: Options,
+    /// Those that are watched or refused.
+    known: HashSet<u32>,
+    /// Those that are not ready yet: since when.
+    waiting: HashMap<u32, Instant>,
+    next_search: Instant,
+}
+
+impl Fleet {
+    /// Understands the executable and puts the rare probes onto it; at most so many of its processes are watched at once.
+    ///
+    /// # Errors
+    /// [`FleetError`]; then nothing is attached.
+    pub fn open(path: &Path, options: Options, most: u32) -> Result<Self, FleetError> {
+        let failed = |source| FleetError::File { path: path.to_owned(), source };
+        // Open before it is read: whatever is put in its place meanwhile is another file.
+        let file = File::open(path).map_err(failed)?;
+        let same = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)));
+        let meta = file.metadata().map_err(failed)?;
+        let bytes = read_file(&same).map_err(failed)?;
+        let binary = GoBinary::parse_with(bytes, |id| debug_file(None, id)).map_err(WatchError::from)?;
+        // Before the probes are on, so that nobody starts in between.
+        let execs = Execs::attach().map_err(|error| error.to_string());
+        let probes = probe::Fleet::attach(file, &binary, options.probes, most).map_err(WatchError::from)?;
+        Ok(Self {
+            device: meta.dev(),
+            inode: meta.ino(),
+            hazards: binary.hazards().sites.into(),
+            binary: Arc::new(binary.without_code()),
+            probes,
+            execs,
+            options,
+            known: HashSet::new(),
+            waiting: HashMap::new(),
+            next_search: Instant::now(),
+        })
+    }
+
+    /// The executable.
+    #[must_use]
+    pub fn binary(&self) -> &GoBinary {
+        &self.binary
+    }
+
+    /// The probes.
+    #[must_use]
+    pub const fn probes(&self) -> &probe::Fleet {
+        &self.probes
+    }
+
+    /// A handle that takes the probes off from another thread.
+    #[must_use]
+    pub fn detacher(&self) -> Detacher {
+        self.probes.detacher()
+    }
+
+    /// Why the kernel does not tell who starts, so that /proc is searched instead.
+    #[must_use]
+    pub fn searches(&self) -> Option<&str> {
+        self.execs.as_ref().err().map(String::as_str)
+    }
+
+    /// Programs that began to run and that the kernel had no room to tell of; /proc is searched for them.
+    #[must_use]
+    pub fn untold(&self) -> u64 {
+        self.execs.as_ref().map_or(0, Execs::lost)
+    }
+
+    /// Takes new processes in; waits at most so long for the first. `watched` are those that arrived before and did not
+    /// leave.
+    pub fn arrivals<'a>(
+        &mut self,
+        wait: Duration,
+        watched: impl IntoIterator<Item = &'a mut Watcher>,
+    ) -> Vec<Arrival> {
+        let wait = if self.waiting.is_empty() { wait } else { wait.min(RETRY) };
+        let began = match &mut self.execs {
+            Ok(execs) => execs.wait(wait),
+            Err(_) => {
+                std::thread::sleep(wait);
+                Vec::new()
+            }
+        };
+        let began: Vec<u32> = began.into_iter().filter(|pid| self.is_ours(*pid)).collect();
+        // Whoever executes itself anew is another program in the same process, which comes when the one before has left.
+        for watcher in watched {
+            if began.contains(&watcher.target().pid()) {
+                watcher.check_soon();
+            }
+        }
+        for pid in began {
+            self.waiting.insert(pid, Instant::now());
+        }
+        if Instant::now() >= self.next_search {
+            self.search();
+        }
+        self.join()
+    }
+
+    /// A process that was watched has ended, or executes something else.
+    pub fn left(&mut self, pid: u32) {
+        self.known.remove(&pid);
+    }
+
+    fn is_ours(&self, pid: u32) -> bool {
+        // The kernel answers for the file itself, whatever its path says by now.
+        fs::metadata(format!("/proc/{pid}/exe"))
+            .is_ok_and(|meta| (meta.dev(), meta.ino()) == (self.device, self.inode))
+    }
+
+    fn search(&mut self) {
+        self.next_search = Instant::now() + if self.execs.is_ok() { HEAL } else { SEARCH };
+        let pids = process_ids();
+        self.known.retain(|pid| pids.binary_search(pid).is_ok());
+        for pid in pids {
+            if !self.known.contains(&pid) && self.is_ours(pid) {
+                self.waiting.entry(pid).or_insert_with(Instant::now);
+            }
+        }
+    }
+
+    fn join(&mut self) -> Vec<Arrival> {
+        let mut arrivals = Vec::new();
+        let mut waiting: Vec<(u32, Instant)> =
+            self.waiting.iter().map(|(pid, since)| (*pid, *since)).collect();
+        waiting.sort_unstable();
+        for (pid, since) in waiting {
+            // The one before is still being taken leave of.
+            if self.known.contains(&pid) && since.elapsed() < PATIENCE {
+                continue;
+            }
+            let target = match Target::open(pid) {
+                Ok(target) => target,
+                Err(TargetError::Gone { .. }) => {
+                    self.waiting.remove(&pid);
+                    continue;
+                }
+                Err(error) => {
+                    self.waiting.remove(&pid);
+                    self.known.insert(pid);
+                    arrivals.push(Arrival::Refused { pid, why: error.into() });
+                    continue;
+                }
+            };
+            match Watcher::join(
+                target,
+                Arc::clone(&self.binary),
+                Arc::clone(&self.hazards),
+                &self.probes,
+                self.options,
+            ) {
+                Ok(watcher) => {
+                    self.waiting.remove(&pid);
+                    self.known.insert(pid);
+                    arrivals.push(Arrival::Joined { watcher: Box::new(watcher), within: since.elapsed() });
+                }
+                // A program that has just begun has no runtime yet.
+                Err(why) if since.elapsed() < PATIENCE && !is_final(&why) => {}
+                Err(why) => {
+                    self.waiting.remove(&pid);
+                    // It ended, or is another program by now: nothing to be told of.
+                    if self.is_ours(pid) {
+                        self.known.insert(pid);
+                        arrivals.push(Arrival::Refused { pid, why });
+                    }
+                }
+            }
+        }
+        arrivals
+    }
+}
+
+/// Whether to try again is of no use.
+const fn is_final(why: &WatchError) -> bool {
+    matches!(why, WatchError::Probe(ProbeError::Full { .. } | ProbeError::Bytes { .. }))
+}

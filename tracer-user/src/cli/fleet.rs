@@ -1,0 +1,165 @@
+//! `gotrail attach --exe`: watch every process of an executable, those that start later too.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use gotrail::agent::{Arrival, Fleet};
+use gotrail::memory::monotonic_ns;
+use gotrail::probe::Links;
+use gotrail::text::{duration, printable};
+use serde_json::json;
+
+use super::args::{AttachArgs, Format};
+use super::attach::{Attach, announce_links, not_seen};
+use super::export::Export;
+use super::failure::{BACKEND, Failure};
+use super::signals;
+
+/// Time between two turns through all processes; one that starts is taken in at once.
+const TURN: Duration = Duration::from_millis(200);
+
+pub(crate) fn run(args: &AttachArgs, path: &str) -> Result<ExitCode, Failure> {
+    let options = args.options()?;
+    drop(Export::prepare(&args.otlp)?);
+    // The number of a process stands for what it runs.
+    let path =
+        if path.bytes().all(|b| b.is_ascii_digit()) { format!("/proc/{path}/exe") } else { path.to_owned() };
+    let mut fleet = Fleet::open(path.as_ref(), options, args.most)?;
+    let signals = signals::watch(fleet.detacher())?;
+    let begun_ns = monotonic_ns();
+    announce(args, &fleet, &path);
+    let end = args.duration.map(|time| Instant::now() + time);
+    let mut members: Vec<Attach<'_>> = Vec::new();
+    let mut tally = Tally::default();
+    let mut next_turn = Instant::now();
+    let (mut untold, mut detached_in) = (0, Duration::ZERO);
+    loop {
+        let wait = next_turn.saturating_duration_since(Instant::now());
+        for arrival in fleet.arrivals(wait, members.iter_mut().map(|member| &mut member.watcher)) {
+            match arrival {
+                Arrival::Joined { watcher, within } => {
+                    let export = Export::prepare(&args.otlp)?;
+                    let export = export.start(&watcher, args.otlp.service_name.as_deref())?;
+                    let member = Attach::of_many(args, *watcher, export, (begun_ns, tally.joined == 0));
+                    member.announce_joined(within);
+                    tally.joined += 1;
+                    members.push(member);
+                }
+                Arrival::Refused { pid, why } => {
+                    tally.refused += 1;
+                    let why = why.to_string();
+                    if args.format == Format::Json {
+                        let line = json!({ "schema": "gotrail.attach/1", "type": "refused", "pid": pid, "message": why });
+                        outln!("{line}");
+                    }
+                    errln!("process {pid} is not watched: {}", printable(&why));
+                }
+            }
+        }
+        if fleet.untold() != untold {
+            untold = fleet.untold();
+            errln!(
+                "{untold} programs began to run that the kernel had no room to tell of: those that are ours are found within 10 s"
+            );
+        }
+        let over = signals.stopped() || end.is_some_and(|end| Instant::now() >= end);
+        if over {
+            detached_in = fleet.detacher().close();
+            fleet.probes().leave_all();
+        }
+        if Instant::now() >= next_turn || over {
+            next_turn = Instant::now() + TURN;
+            let mut stay = Vec::with_capacity(members.len());
+            for mut member in members {
+                match member.turn() {
+                    None if !over => stay.push(member),
+                    ends => {
+                        member.finish(&ends.unwrap_or_default());
+                        fleet.left(member.watcher.target().pid());
+                        tally.add(&member);
+                    }
+                }
+            }
+            members = stay;
+        }
+        if over {
+            break;
+        }
+    }
+    tally.tell(args, &path, detached_in, fleet.probes().strays());
+    Ok(if tally.export_failed { ExitCode::from(BACKEND) } else { ExitCode::SUCCESS })
+}
+
+/// What there is to say of all of them in the end.
+#[derive(Debug, Default)]
+struct Tally {
+    joined: u64,
+    refused: u64,
+    findings: u64,
+    with_findings: u64,
+    export_failed: bool,
+}
+
+impl Tally {
+    fn add(&mut self, member: &Attach<'_>) {
+        let findings = member.watcher.ledger().iter().count() as u64;
+        self.findings += findings;
+        self.with_findings += u64::from(findings != 0);
+        self.export_failed |= member.export.failed();
+    }
+
+    fn tell(&self, args: &AttachArgs, path: &str, detached_in: Duration, strays: u64) {
+        let Self { joined, refused, findings, with_findings, .. } = self;
+        if args.format == Format::Json {
+            let line = json!({
+                "schema": "gotrail.attach/1",
+                "type": "fleet",
+                "executable": path,
+                "processes": joined,
+                "refused": refused,
+                "findings": findings,
+                "processes_with_findings": with_findings,
+                "stray_records": strays,
+                "detached_in_ns": u64::try_from(detached_in.as_nanos()).unwrap_or(u64::MAX),
+            });
+            outln!("{line}");
+            return;
+        }
+        outln!(
+            "\n{joined} processes of {} were watched, {refused} refused; {findings} findings in {with_findings} of them; probes off in {}",
+            printable(path),
+            duration(u64::try_from(detached_in.as_nanos()).unwrap_or(u64::MAX))
+        );
+        if strays != 0 {
+            outln!("  {strays} records of processes that had left already");
+        }
+    }
+}
+
+fn announce(args: &AttachArgs, fleet: &Fleet, path: &str) {
+    let (probes, binary) = (fleet.probes(), fleet.binary());
+    let took = u64::try_from(probes.attached_in().as_nanos()).unwrap_or(u64::MAX);
+    errln!(
+        "attached to {}, {}: {} probes in {}, {}; layout from {}; at most {} of its processes are watched, those that start later too",
+        printable(path),
+        binary.version(),
+        probes.plan().sites.len(),
+        duration(took),
+        probes.links().describe(),
+        binary.layout_source(),
+        args.most
+    );
+    if probes.links() == Links::Single {
+        announce_links(probes.links(), probes.plan().sites.len());
+    }
+    errln!(
+        "goroutines that come and go are not observed one by one in many processes at once: watch one alone for that"
+    );
+    if let Some(why) = fleet.searches() {
+        errln!(
+            "the kernel does not tell which programs start, so they are searched for each 100 ms: {}",
+            printable(why)
+        );
+    }
+    not_seen(probes.plan());
+}

@@ -1,0 +1,328 @@
+//! The rare probes of all processes of one executable: one link, and a filter in the programs.
+//!
+//! A link of the kernel's takes tens of milliseconds to go, and programs take a tenth of a second to be verified: with one
+//! of each for every process, neither would be quick. Whoever begins to run the executable later has the breakpoints from
+//! its first instruction on, and is let through as soon as the programs are told of it.
+
+mod drain;
+mod execs;
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use aya::maps::{Map, MapData, RingBuf};
+use aya::programs::uprobe::UProbeScope;
+use aya::{Ebpf, EbpfLoader};
+use tracer_ebpf::{
+    GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_COUNTERS, MAP_EVENTS, MAP_OPEN_WAITS,
+    MAP_PROCESSES, MAP_STACKS, MAP_SUMS, MAP_SWITCH_COUNTERS, MAX_PROBES, Probe, ProcConfig, TIER_T1,
+};
+
+use self::drain::FleetDrain;
+pub use self::execs::Execs;
+use super::check::check_sites;
+use super::config::{config, for_process};
+use super::drain::Seen;
+use super::error::ProbeError;
+use super::kernel::{Kernel, Links};
+use super::links::link_in;
+use super::losses::{Counters, Eraser};
+use super::object::object;
+use super::session::{
+    Detacher, Options, Session, Stream, kernel_error, open_counters, open_processes, pid_namespace, take,
+};
+use super::switching::{Processes, Switching, leave_all};
+use crate::binary::{GoBinary, Plan, Site};
+use crate::target::Target;
+
+/// Probes on all processes of one executable. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Fleet(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    /// Names the file's inode, whatever becomes of its path.
+    executable: File,
+    /// As linked, without a slot.
+    settings: ProcConfig,
+    plan: Plan,
+    kernel: Kernel,
+    kind: Links,
+    processes: Processes,
+    counters: Counters,
+    drain: FleetDrain,
+    detacher: Detacher,
+    state: Mutex<State>,
+    attached_in: Duration,
+}
+
+struct State {
+    ebpf: Ebpf,
+    eraser: Eraser,
+    /// Slots that no process has.
+    free: Vec<u32>,
+    /// Probes that are off, by how many processes they cost too much.
+    off: HashMap<Probe, u32>,
+}
+
+impl std::fmt::Debug for State {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("State")
+            .field("free", &self.free.len())
+            .field("off", &self.off)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Fleet {
+    /// Puts the probes of the first tier onto an executable. No process is let through yet.
+    ///
+    /// # Errors
+    /// [`ProbeError`]; then nothing stays attached.
+    pub fn attach(
+        executable: File,
+        binary: &GoBinary,
+        options: Options,
+        most_processes: u32,
+    ) -> Result<Self, ProbeError> {
+        let begun = Instant::now();
+        let kernel = Kernel::probe();
+        let kind = match kernel.links {
+            Some(Links::Single) => Links::Single,
+            // For all processes there is no scope.
+            Some(Links::Multi | Links::MultiScoped) => Links::Multi,
+            None => return Err(ProbeError::NotPermitted { what: "load a BPF program" }),
+        };
+        let error =
+            |what, e: &(dyn std::error::Error + 'static)| ProbeError::from_aya(what, &kernel.release, e);
+        let plan = binary.plan(TIER_T1);
+        if plan.tier(TIER_T1).next().is_none() {
+            let mut why: Vec<&str> = plan.unavailable.iter().map(|u| u.why.as_str()).collect();
+            why.dedup();
+            return Err(ProbeError::NoSites(why.join("; ")));
+        }
+        let namespace = pid_namespace();
+        let mut loader = EbpfLoader::new();
+        for name in [MAP_STACKS, MAP_OPEN_WAITS, MAP_SUMS] {
+            loader.map_max_entries(name, 1);
+        }
+        let mut ebpf = loader
+            .map_max_entries(MAP_EVENTS, options.ring_bytes)
+            .map_max_entries(MAP_PROCESSES, most_processes)
+            .map_max_entries(MAP_COUNTERS, most_processes.saturating_mul(MAX_PROBES))
+            .map_max_entries(MAP_SWITCH_COUNTERS, most_processes)
+            .override_global(GLOBAL_PID_NAMESPACE_DEVICE, &namespace.0, true)
+            .override_global(GLOBAL_PID_NAMESPACE_INODE, &namespace.1, true)
+            .load(object()?)
+            .map_err(|e| error("load the eBPF object", &e))?;
+        let processes = open_processes(&mut ebpf, &kernel)?;
+        let eraser = eraser(&ebpf, &kernel)?;
+        let counters = open_counters(&mut ebpf, 0, &kernel)?;
+        let ring = RingBuf::try_from(take(&mut ebpf, MAP_EVENTS, &kernel)?)
+            .map_err(|e| error("open a ring buffer", &e))?;
+        let drain =
+            FleetDrain::start(ring).map_err(|e| kernel_error("start the drain", &kernel, e.to_string()))?;
+        let state = State { ebpf, eraser, free: (0..most_processes).rev().collect(), off: HashMap::new() };
+        let mut inner = Inner {
+            executable,
+            settings: config(binary, &plan, 0, 0, &Options { tiers: TIER_T1, ..options }),
+            plan,
+            kernel,
+            kind,
+            processes,
+            counters,
+            drain,
+            detacher: Detacher::default(),
+            state: Mutex::new(state),
+            attached_in: Duration::ZERO,
+        };
+        inner.link(&mut inner.state())?;
+        inner.attached_in = begun.elapsed();
+        Ok(Self(Arc::new(inner)))
+    }
+
+    /// Lets a process through: what its probes are hit by is told from now on.
+    ///
+    /// # Errors
+    /// [`ProbeError`]; then it is not let through.
+    pub fn join(&self, target: &Target, bias: u64) -> Result<(Session, Stream), ProbeError> {
+        let begun = Instant::now();
+        let Inner { kernel, plan, settings, processes, counters, drain, detacher, kind, .. } = &*self.0;
+        let error =
+            |what, e: &(dyn std::error::Error + 'static)| ProbeError::from_aya(what, &kernel.release, e);
+        check_sites(target, bias, &plan.sites)?;
+        let slot = {
+            let mut state = self.0.state();
+            let slot = state.free.pop().ok_or(ProbeError::Full { pid: target.pid() })?;
+            if let Err(e) = state.eraser.erase(slot) {
+                state.free.push(slot);
+                return Err(error("reset the counters", &e));
+            }
+            slot
+        };
+        let pid = target.pid();
+        let (stream, seen) = drain.enter(pid, bias, target.inner_pid == pid);
+        let settings = for_process(*settings, bias, slot);
+        let switching = match Switching::new(Arc::clone(processes), pid, settings) {
+            Ok(switching) => switching,
+            Err(e) => {
+                drain.leave(pid);
+                self.0.state().free.push(slot);
+                return Err(error("let a process through", &e));
+            }
+        };
+        let member = Member {
+            fleet: Arc::clone(&self.0),
+            pid,
+            slot,
+            switching: switching.clone(),
+            seen,
+            off: Mutex::default(),
+        };
+        let shared = (switching, counters.of_slot(slot), detacher.clone(), *kind);
+        Ok((Session::shared(member, target, bias, plan.clone(), shared, begun), stream))
+    }
+
+    /// Has all processes leave at once, which is quicker than one by one; each is taken leave of as usual afterwards.
+    pub fn leave_all(&self) {
+        leave_all(&self.0.processes);
+        self.0.drain.leave_all();
+    }
+
+    /// A handle that takes the probes off from another thread.
+    #[must_use]
+    pub fn detacher(&self) -> Detacher {
+        self.0.detacher.clone()
+    }
+
+    /// Where the probes are.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.0.plan
+    }
+
+    /// How the probes are linked.
+    #[must_use]
+    pub fn links(&self) -> Links {
+        self.0.kind
+    }
+
+    /// How long attaching took.
+    #[must_use]
+    pub fn attached_in(&self) -> Duration {
+        self.0.attached_in
+    }
+
+    /// Records of processes that are not, or not any more, among those that are watched.
+    #[must_use]
+    pub fn strays(&self) -> u64 {
+        self.0.drain.strays()
+    }
+}
+
+impl Inner {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts on what is not off.
+    fn link(&self, state: &mut State) -> Result<(), ProbeError> {
+        let sites: Vec<&Site> =
+            self.plan.tier(TIER_T1).filter(|site| !state.off.contains_key(&site.probe)).collect();
+        if sites.is_empty() {
+            return Ok(());
+        }
+        let path = PathBuf::from(format!("/proc/self/fd/{}", self.executable.as_raw_fd()));
+        let place = (path.as_path(), UProbeScope::AllProcesses);
+        let made = link_in(&mut state.ebpf, TIER_T1, &sites, place, self.kind, &self.kernel)?;
+        self.detacher.add(TIER_T1, made.link);
+        Ok(())
+    }
+
+    /// Changes what is off by `change`, and the link if need be: one can't be changed, so it is dropped and made anew.
+    fn relink(&self, change: impl FnOnce(&mut HashMap<Probe, u32>)) -> Result<(), ProbeError> {
+        let mut state = self.state();
+        let before: Vec<Probe> = sorted(&state.off);
+        change(&mut state.off);
+        if before == sorted(&state.off) {
+            return Ok(());
+        }
+        self.detacher.detach(TIER_T1);
+        self.link(&mut state)
+    }
+}
+
+fn sorted(off: &HashMap<Probe, u32>) -> Vec<Probe> {
+    let mut probes: Vec<Probe> = off.keys().copied().collect();
+    probes.sort_unstable();
+    probes
+}
+
+fn eraser(ebpf: &Ebpf, kernel: &Kernel) -> Result<Eraser, ProbeError> {
+    let failed = |why: String| kernel_error("open the counters", kernel, why);
+    let Some(Map::PerCpuArray(map)) = ebpf.map(MAP_COUNTERS) else {
+        return Err(failed(format!("no map {MAP_COUNTERS} in the eBPF object")));
+    };
+    let fd = map.fd().as_fd().try_clone_to_owned().map_err(|e| failed(e.to_string()))?;
+    MapData::from_fd(fd).and_then(Eraser::new).map_err(|e| failed(e.to_string()))
+}
+
+/// One process among those that are let through.
+#[derive(Debug)]
+pub(super) struct Member {
+    fleet: Arc<Inner>,
+    pid: u32,
+    slot: u32,
+    switching: Switching,
+    seen: Arc<Mutex<Seen>>,
+    /// What it had taken off.
+    off: Mutex<Vec<Probe>>,
+}
+
+impl Member {
+    /// Passes over the process from now on; its stream ends when the ring has nothing of it any more.
+    pub(super) fn leave(&self) {
+        self.switching.leave();
+        self.fleet.drain.leave(self.pid);
+    }
+
+    /// What the drain saw.
+    pub(super) fn seen(&self) -> Seen {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes probes off that cost this process too much: off all others too, who have the same link.
+    pub(super) fn take_off(&self, probes: &[Probe]) -> Result<(), ProbeError> {
+        self.off.lock().unwrap_or_else(PoisonError::into_inner).extend(probes);
+        self.fleet.relink(|off| probes.iter().for_each(|probe| *off.entry(*probe).or_default() += 1))
+    }
+
+    /// Puts them back, unless they cost another one too much.
+    pub(super) fn put_back(&self, probes: &[Probe]) -> Result<(), ProbeError> {
+        self.off.lock().unwrap_or_else(PoisonError::into_inner).retain(|probe| !probes.contains(probe));
+        self.fleet.relink(|off| {
+            for probe in probes {
+                if let Some(count) = off.get_mut(probe) {
+                    *count -= 1;
+                }
+            }
+            off.retain(|_, count| *count != 0);
+        })
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.leave();
+        let off = std::mem::take(&mut *self.off.lock().unwrap_or_else(PoisonError::into_inner));
+        if !off.is_empty() {
+            // Whatever it says, the others are no worse off than before.
+            drop(self.put_back(&off));
+        }
+        self.fleet.state().free.push(self.slot);
+    }
+}
