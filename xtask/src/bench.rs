@@ -22,6 +22,7 @@ mod report;
 mod snapshot;
 mod spread;
 mod tool;
+mod usage;
 
 /// Options of `bench`.
 #[derive(Args)]

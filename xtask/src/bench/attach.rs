@@ -69,7 +69,9 @@ struct Row {
     bytes: u64,
     attached: Spread,
     detached: Spread,
-    cpu: Spread,
+    start_cpu: Spread,
+    work_cpu: Spread,
+    resident: Spread,
     peak: Spread,
     lost: Spread,
 }
@@ -135,8 +137,8 @@ fn start(name: &'static str, program: &Path, given: &[&str], scratch: &Scratch) 
 impl Row {
     fn new(name: &'static str, path: &Path) -> Result<Self> {
         let bytes = fs::metadata(path).with_context(|| format!("can't look at {}", path.display()))?.len();
-        let [attached, detached, cpu, peak, lost] = Default::default();
-        Ok(Self { name, bytes, attached, detached, cpu, peak, lost })
+        let [attached, detached, start_cpu, work_cpu, resident, peak, lost] = Default::default();
+        Ok(Self { name, bytes, attached, detached, start_cpu, work_cpu, resident, peak, lost })
     }
 
     fn note(&mut self, tool: Tool) -> Result<()> {
@@ -144,7 +146,9 @@ impl Row {
         for (spread, value) in [
             (&mut self.attached, account.attached),
             (&mut self.detached, account.detached),
-            (&mut self.cpu, account.cpu),
+            (&mut self.start_cpu, account.start_cpu),
+            (&mut self.work_cpu, account.work_cpu),
+            (&mut self.resident, account.resident),
             (&mut self.peak, account.peak),
             (&mut self.lost, account.lost),
         ] {
@@ -156,7 +160,7 @@ impl Row {
 
 fn table(rows: &[Row]) -> String {
     let mut out = String::from(
-        "| program | file | attached in | gone in | gotrail's CPU | its memory | events lost |\n|---|---|---|---|---|---|---|\n",
+        "| program | file | attached in | gone in | gotrail's CPU to come | and then | its memory | at most | events lost |\n|---|---|---|---|---|---|---|---|---|\n",
     );
     let ms = |seconds: f64| format!("{:.0} ms", seconds * 1e3);
     let mib = |bytes: f64| format!("{:.0} MiB", bytes / f64::from(1 << 20));
@@ -164,12 +168,14 @@ fn table(rows: &[Row]) -> String {
         // Writing to a String can't fail.
         let _ = writeln!(
             out,
-            "| {} | {} | {} | {} | {} | {} | {} |",
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} |",
             row.name,
             mib(row.bytes as f64),
             row.attached.range(ms),
             row.detached.range(ms),
-            row.cpu.range(|share| format!("{:.2} %", share * 100.0)),
+            row.start_cpu.median().map(ms).unwrap_or_default(),
+            row.work_cpu.range(|share| format!("{:.2} %", share * 100.0)),
+            row.resident.median().map(mib).unwrap_or_default(),
             row.peak.most().map(mib).unwrap_or_default(),
             row.lost.most().map(|lost| format!("{lost:.0}")).unwrap_or_default(),
         );
@@ -182,8 +188,9 @@ fn markdown(rows: &[Row], machine: &Machine, seconds: u64) -> String {
         "# Coming, going, and waiting\n\n\
          Written by `cargo xtask bench attach`: `gotrail attach` of idle programs for {seconds} s, several times. *Attached in* \
          is from the begin of the attach to the last probe in place, *gone in* from Ctrl-C to the last probe gone: the median, \
-         the least and the most. *gotrail's CPU* is its share of one processor, start and end included, and its memory the \
-         most that was resident, with the program's file, which is read whole.\n\n{}.\n\n{}",
+         the least and the most. *gotrail's CPU* is the processor time until it is at work, and then its share of one processor. \
+         *Its memory* is what was resident at the end, of which some 17 MiB are its own program; *at most*, what was resident \
+         while it read the program's file, which it reads whole and then keeps without code and DWARF.\n\n{}.\n\n{}",
         machine.text(),
         table(rows)
     )
@@ -198,7 +205,9 @@ fn json(rows: &[Row], machine: &Machine) -> String {
                 "bytes": row.bytes,
                 "attached_in_s": row.attached.json(),
                 "detached_in_s": row.detached.json(),
-                "cpu_share": row.cpu.json(),
+                "start_cpu_s": row.start_cpu.json(),
+                "work_cpu_share": row.work_cpu.json(),
+                "resident_bytes": row.resident.json(),
                 "peak_bytes": row.peak.json(),
                 "lost": row.lost.json(),
             })

@@ -7,13 +7,14 @@ use std::process::{ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::{Value, json};
 
 use super::machine::Machine;
 use super::spread::Spread;
 use super::tool::Tool;
+use super::usage::{cpu_time, memory};
 use crate::build;
 use crate::cells::Mode;
 use crate::children::Guarded;
@@ -141,9 +142,8 @@ impl Row {
         let before = (cpu_time(tool.id())?, targets()?);
         thread::sleep(time);
         let after = (cpu_time(tool.id())?, targets()?);
-        let memory = |field: &str| memory(tool.id(), field);
-        self.resident.add(memory("VmRSS")?);
-        self.own.add(memory("RssAnon")?);
+        self.resident.add(memory(tool.id(), "VmRSS")?);
+        self.own.add(memory(tool.id(), "RssAnon")?);
         let account = tool.end()?;
         self.cpu.add((after.0 - before.0) / time.as_secs_f64());
         self.targets_cpu.add((after.1 - before.1) / time.as_secs_f64());
@@ -156,29 +156,6 @@ impl Row {
         }
         Ok(())
     }
-}
-
-/// CPU time of a process, seconds: `/proc/PID/stat`, fields 14 and 15, in ticks of 10 ms.
-fn cpu_time(pid: u32) -> Result<f64> {
-    let path = format!("/proc/{pid}/stat");
-    let stat = fs::read_to_string(&path).with_context(|| format!("can't read {path}"))?;
-    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
-    let ticks: Vec<f64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
-    match ticks[..] {
-        [user, system] => Ok((user + system) / 100.0),
-        _ => bail!("{path} has no CPU time: {stat}"),
-    }
-}
-
-/// A field of `/proc/PID/status` in bytes.
-fn memory(pid: u32, field: &str) -> Result<f64> {
-    let path = format!("/proc/{pid}/status");
-    let status = fs::read_to_string(&path).with_context(|| format!("can't read {path}"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
-    let kib: f64 = line
-        .and_then(|rest| rest.split_whitespace().next()?.parse().ok())
-        .with_context(|| format!("{path} has no {field}"))?;
-    Ok(kib * 1024.0)
 }
 
 fn table(rows: &[Row]) -> String {

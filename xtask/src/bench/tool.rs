@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::measure;
+use super::{measure, usage};
 use crate::command;
 use crate::interrupt;
 
@@ -21,8 +21,14 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) struct Account {
     /// Its CPU time, as a share of the time that it ran.
     pub(super) cpu: Option<f64>,
+    /// The CPU time that it took until it was at work, seconds.
+    pub(super) start_cpu: Option<f64>,
+    /// Its CPU time from then on, as a share of that time.
+    pub(super) work_cpu: Option<f64>,
     /// Its resident memory at most, bytes.
     pub(super) peak: Option<f64>,
+    /// Its resident memory while it was at work, bytes.
+    pub(super) resident: Option<f64>,
     /// Seconds.
     pub(super) attached: Option<f64>,
     pub(super) detached: Option<f64>,
@@ -38,6 +44,7 @@ pub(super) struct Tool {
     child: Child,
     begun: Instant,
     at_work: Instant,
+    start_cpu: f64,
     said: PathBuf,
     read: fn(&str) -> Account,
 }
@@ -101,7 +108,7 @@ impl Tool {
         command.stdin(Stdio::null()).stdout(file(&said)?).stderr(file(&words)?);
         let begun = Instant::now();
         let child = command.spawn().with_context(|| format!("can't start `{}`", command::line(command)))?;
-        let mut tool = Self { child, begun, at_work: begun, said, read };
+        let mut tool = Self { child, begun, at_work: begun, start_cpu: 0.0, said, read };
         while !is_ready(&fs::read_to_string(&tool.said).unwrap_or_default()) {
             let ended = tool.child.try_wait().context("can't wait for the tool")?.is_some();
             if ended || begun.elapsed() > PATIENCE {
@@ -111,6 +118,7 @@ impl Tool {
             thread::sleep(Duration::from_millis(20));
         }
         tool.at_work = Instant::now();
+        tool.start_cpu = usage::cpu_time(tool.id())?;
         Ok(tool)
     }
 
@@ -118,6 +126,9 @@ impl Tool {
     pub(super) fn end(self) -> Result<Account> {
         let pid = self.child.id();
         let worked = self.at_work.elapsed().as_secs_f64();
+        let start_cpu = self.start_cpu;
+        let work_cpu = (usage::cpu_time(pid)? - start_cpu) / worked;
+        let resident = usage::memory(pid, "VmRSS")?;
         interrupt::send(pid, libc::SIGINT);
         let usage = measure::reap(pid).context("can't wait for the tool")?;
         let ran = self.begun.elapsed().as_secs_f64();
@@ -129,6 +140,8 @@ impl Tool {
         account.hits = account.hits.map(|hits| hits / worked);
         account.cpu = Some(usage.cpu.as_secs_f64() / ran);
         account.peak = Some(usage.peak as f64);
+        (account.start_cpu, account.work_cpu) = (Some(start_cpu), Some(work_cpu));
+        account.resident = Some(resident);
         Ok(account)
     }
 }
