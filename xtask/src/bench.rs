@@ -12,6 +12,7 @@ use crate::workspace::Workspace;
 
 mod attach;
 mod crowd;
+mod events;
 mod inspect;
 mod load;
 mod machine;
@@ -35,6 +36,8 @@ pub(crate) struct Arguments {
 enum Which {
     /// `gotrail attach` and idle programs: how long it takes to come and to go, and what it takes meanwhile.
     Attach(attach::Arguments),
+    /// Events through ring, drain and model: how many a second, and what each takes.
+    Events(events::Arguments),
     /// `gotrail inspect` of large programs, as they are and stripped.
     Inspect(inspect::Arguments),
     /// Programs at full work, watched in each way and not at all.
@@ -49,6 +52,7 @@ enum Which {
 pub(crate) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCode> {
     match &arguments.which {
         Which::Attach(arguments) => attach::run(arguments, workspace),
+        Which::Events(arguments) => events::run(arguments, workspace),
         Which::Inspect(arguments) => inspect::run(arguments, workspace),
         Which::Load(arguments) => load::run(arguments, workspace),
         Which::Many(arguments) => many::run(arguments, workspace),

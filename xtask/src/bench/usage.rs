@@ -26,3 +26,25 @@ pub(super) fn memory(pid: u32, field: &str) -> Result<f64> {
         .with_context(|| format!("{path} has no {field}"))?;
     Ok(kib * 1024.0)
 }
+
+/// CPU time of the threads of a process that have a name, seconds.
+pub(super) fn cpu_time_of_threads(pid: u32, name: &str) -> Result<f64> {
+    let folder = format!("/proc/{pid}/task");
+    let told = || format!("can't read {folder}");
+    let mut sum = 0.0;
+    for thread in fs::read_dir(&folder).with_context(told)? {
+        let path = thread.with_context(told)?.path();
+        // Threads come and go.
+        let (Ok(comm), Ok(time)) =
+            (fs::read_to_string(path.join("comm")), fs::read_to_string(path.join("schedstat")))
+        else {
+            continue;
+        };
+        // The first number is the time on a CPU, ns.
+        let ns: Option<f64> = time.split_whitespace().next().and_then(|ns| ns.parse().ok());
+        if comm.trim_end() == name {
+            sum += ns.with_context(|| format!("{} has no time: {time}", path.display()))? / 1e9;
+        }
+    }
+    Ok(sum)
+}
