@@ -53,6 +53,10 @@ impl Memory for Noise {
     fn read_pair(&self, address: u64) -> Result<[u64; 2], Fault> {
         Ok([self.word(address)?, self.word(address.wrapping_add(8))?])
     }
+    fn read_four(&self, address: u64) -> Result<[u64; 4], Fault> {
+        let word = |i: u64| self.word(address.wrapping_add(8 * i));
+        Ok([word(0)?, word(1)?, word(2)?, word(3)?])
+    }
     fn read_u8(&self, address: u64) -> Result<u8, Fault> {
         self.word(address).map(|word| word as u8)
     }

@@ -57,6 +57,12 @@ impl Memory for UserMemory {
     }
 
     #[inline(always)]
+    fn read_four(&self, address: u64) -> Result<[u64; 4], Fault> {
+        // SAFETY: as above.
+        unsafe { bpf_probe_read_user(address as *const [u64; 4]) }.map_err(|_| Fault)
+    }
+
+    #[inline(always)]
     fn read_u8(&self, address: u64) -> Result<u8, Fault> {
         // SAFETY: as above.
         unsafe { bpf_probe_read_user(address as *const u8) }.map_err(|_| Fault)

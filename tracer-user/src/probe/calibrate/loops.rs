@@ -49,11 +49,12 @@ pub(super) const G_REGISTER: u8 = 0;
 pub(super) mod layout {
     pub(in super::super) const G_M: u32 = 0;
     pub(in super::super) const G_GOID: u32 = 8;
-    pub(in super::super) const G_GOPC: u32 = 16;
-    pub(in super::super) const G_STARTPC: u32 = 24;
-    pub(in super::super) const G_PARENT: u32 = 32;
-    pub(in super::super) const M_PROCID: u32 = 40;
-    pub(in super::super) const M_CURG: u32 = 48;
+    // Next to each other as in Go, with the ancestors before the last.
+    pub(in super::super) const G_PARENT: u32 = 16;
+    pub(in super::super) const G_GOPC: u32 = 24;
+    pub(in super::super) const G_STARTPC: u32 = 40;
+    pub(in super::super) const M_PROCID: u32 = 48;
+    pub(in super::super) const M_CURG: u32 = 56;
     /// Where the frames begin, in words.
     pub(super) const FRAMES: usize = 8;
 }
