@@ -1,6 +1,7 @@
 //! Watching processes: probes, snapshots, model and detectors composed.
 
 mod executable;
+mod first;
 mod fleet;
 mod governor;
 mod idle;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tracer_ebpf::{Probe, SUM_BLOCKED, SUM_BLOCKED_TO_RUN, TIER_T1, TIER_T2, TIER_T3};
 
 use super::executable::understand;
+use super::first::{Begun, First};
 use super::governor::{self, Mode, Running, Step, Stretch, Subject};
 use super::idle::Idle;
 use crate::binary::{BinaryError, CallSite, Frame, GoBinary};
@@ -17,7 +18,7 @@ use crate::detect::{
 use crate::memory::{ReadError, Runtime, RuntimeError, Symbolizer, monotonic_ns};
 use crate::model::{CallStack, Distribution, Event, EventKind, Process, SiteWaits, StwReason, WaitSite};
 use crate::probe::{Accounting, Detacher, Fleet, ProbeError, Session, Stream, SwitchStream, Why};
-use crate::target::{CpuLimit, Exit, Target, TargetError, Watch, cpu_limit};
+use crate::target::{CpuLimit, Exit, Target, TargetError, Watch, cpu_limit, cpu_time_ns};
 
 /// Why a process can't be watched.
 #[derive(Debug, thiserror::Error)]
@@ -182,7 +183,7 @@ impl Watcher {
         let watch = Watch::new(target.pid())?;
         let runtime = Runtime::open(&target, &binary)?;
         let bias = runtime.bias();
-        let begun = (Instant::now(), runtime.goids());
+        let begun = Begun { at: Instant::now(), goids: runtime.goids().ok(), cpu: cpu_time_ns(target.pid()) };
         let mut probes = options.probes;
         if let Some(switches) = options.switches {
             probes.tiers |= TIER_T3;
@@ -196,12 +197,16 @@ impl Watcher {
             probes.tiers &= !TIER_T2;
         }
         let lifetimes = probes.tiers & TIER_T2 != 0 && plan.is_whole(TIER_T2);
-        probes.first_lease = first_lease(&runtime, &begun);
+        let first = First::measure(&runtime, &begun, options.budget);
+        probes.first_lease = first.lease();
         // Copied before the probes are on: what takes time after that is at the cost of the process.
         let lean = Arc::new(binary.without_code());
         let (session, stream, switches) = Session::attach(&target, &binary, bias, plan, probes)?;
-        let governor = Running::start(subject(&target, &lean, bias, &options, &session, probes.tiers))
-            .map_err(|error| ProbeError::Thread { what: "the governor of the probes' cost", error })?;
+        let governor = Running::start(Subject {
+            too_dear: first.too_dear().filter(|_| session.leases().is_some_and(|leases| leases.has(TIER_T2))),
+            ..subject(&target, &lean, bias, &options, &session, probes.tiers)
+        })
+        .map_err(|error| ProbeError::Thread { what: "the governor of the probes' cost", error })?;
         let hazards = binary.hazards().sites.into();
         Ok(Self::new(
             target,
@@ -700,25 +705,11 @@ fn subject(
         tiers,
         counters: session.counters(),
         leases: session.leases().cloned(),
+        too_dear: None,
         detacher: session.detacher(),
         stretches: session.stretches(),
         switches_until_ns: session.switches_until_ns(),
     }
-}
-
-/// Creations a second that cost next to nothing to observe for the longer of the first leases.
-const FEW: f64 = 5_000.0;
-
-/// How long creations and exits are observed before the governor must have looked: by how many goroutines the process
-/// has created since `begun`. Where they are few, gotrail may be slow for once without losing sight of them.
-fn first_lease(runtime: &Runtime<'_>, begun: &(Instant, Result<u64, RuntimeError>)) -> Duration {
-    const ENOUGH: Duration = Duration::from_millis(10);
-    let short = crate::probe::Options::default().first_lease;
-    let (then, Ok(before)) = begun else { return short };
-    std::thread::sleep(ENOUGH.saturating_sub(then.elapsed()));
-    let Ok(now) = runtime.goids() else { return short };
-    let rate = now.saturating_sub(*before) as f64 / then.elapsed().as_secs_f64();
-    if rate <= FEW { governor::STEADY_LEASE } else { short }
 }
 
 /// A variable of a process's environment at its start.

@@ -51,7 +51,8 @@ pub struct Options {
     pub ring_bytes: u32,
     /// Copy panic and fatal texts out of the process (SEC-1).
     pub capture_text: bool,
-    /// How long the second tier is on at first: until then somebody must have looked at what it costs, and renewed.
+    /// How long the second tier is on at first: until then somebody must have looked at what it costs, and renewed. Nothing:
+    /// it is off, where it can be had by lease.
     pub first_lease: Duration,
     /// What T3 makes of switches.
     pub switches: SwitchMode,
@@ -591,7 +592,7 @@ fn log_lines(_ebpf: &mut Ebpf) -> Box<dyn FnMut() + Send> {
 /// The tiers that are on from the begin, and for how long at first.
 fn first_leases(options: &Options) -> impl Iterator<Item = (u32, Duration)> {
     let switches = options.switches_for.map(|_| (TIER_T3, SWITCHES_LEASE));
-    [(TIER_T2, options.first_lease)].into_iter().chain(switches)
+    [(TIER_T2, options.first_lease)].into_iter().chain(switches).filter(|(_, length)| !length.is_zero())
 }
 
 /// Device and inode of our PID namespace, zeros in the initial one: the programs then need not translate.

@@ -113,8 +113,7 @@ impl Governor {
         for tier in &mut self.tiers {
             let id = tier.rule.tier;
             let hint = look.hints.iter().find(|(tier, _)| *tier == id).map(|(_, hits)| *hits);
-            let probes = Probe::ALL.into_iter().filter(|probe| probe.tier() == id);
-            let price = probes.map(|probe| self.costs.hit_ns(probe)).max().unwrap_or(0);
+            let price = price_of(&self.costs, id);
             let command = tier.decide(look.at_ns, &mut self.purse, hint, price, &mut orders.steps);
             orders.commands.extend(command);
         }
@@ -124,6 +123,13 @@ impl Governor {
     /// A tier's probes are on. Take in a look before.
     pub(super) fn begun(&mut self, tier: u32, since_ns: u64) -> Option<Step> {
         self.tier(tier).map(|tier| tier.begun(since_ns))
+    }
+
+    /// A tier is not even begun with, as it would have so many hits a second, of a target that uses so many CPUs.
+    pub(super) fn begin_demoted(&mut self, tier: u32, hits: f64, cpus: f64) -> Option<Step> {
+        let cost = hits * price_of(&self.costs, tier) as f64;
+        let tier = self.tiers.iter_mut().find(|known| known.rule.tier == tier)?;
+        Some(tier.begin_demoted(hits, cost, cpus, &self.purse))
     }
 
     /// A tier's probes have gone. Take in a look before, so that all their hits are known.
@@ -161,4 +167,10 @@ impl Governor {
     pub(super) fn cpus(&self) -> f64 {
         self.purse.cpus()
     }
+}
+
+/// What a hit of a tier's dearest probe costs, ns.
+fn price_of(costs: &Costs, tier: u32) -> u64 {
+    let probes = Probe::ALL.into_iter().filter(|probe| probe.tier() == tier);
+    probes.map(|probe| costs.hit_ns(probe)).max().unwrap_or(0)
 }

@@ -1,9 +1,9 @@
 //! What may be spent: earned with the target's CPU time, spent by hits, saved up only a little.
 //!
-//! Over any stretch of time no more is spent than is earned in it, plus what was saved up before ([`Purse::cap`], half a
-//! second's income), plus what is overspent before somebody looks. So the loss over any ten seconds stays within the
-//! budget: a tenth of it is not earned at all, which makes up for both. For a target that uses next to nothing the budget
-//! is a tenth of a percent of one CPU: half of it is earned by time alone, the other half may be saved up.
+//! Over any stretch of time no more is spent than is earned in it, plus what was saved up before ([`Purse::cap`]), plus what
+//! is overspent before somebody looks. So the loss over any ten seconds stays within the budget: a tenth of it is not earned
+//! at all, which makes up for what is saved up. For a target that uses next to nothing the budget is a tenth of a percent of
+//! one CPU: half of it is earned by time alone, the other half may be saved up; in between the two join.
 
 use std::collections::VecDeque;
 
@@ -18,6 +18,11 @@ const NEGLIGIBLE: f64 = 0.0005 * SECOND;
 const NEGLIGIBLE_SAVED: f64 = 0.005 * SECOND;
 /// Seconds of income that can be saved up.
 const SAVED: f64 = 0.5;
+/// What can be saved up in any case, ns, as far as the budget has it: a window costs some hundred microseconds to come and
+/// to go, however little the target does.
+const ENOUGH: f64 = 0.002 * SECOND;
+/// The budget is over this many seconds.
+const SECONDS: f64 = 10.0;
 /// How much of the past tells what is earned now, ns.
 const RECENT: u64 = 1_000_000_000;
 
@@ -87,7 +92,11 @@ impl Purse {
 
     /// The most that is saved up.
     pub(super) fn cap(&self) -> f64 {
-        (SAVED * self.income()).max(NEGLIGIBLE_SAVED)
+        let earned = SECONDS * self.income();
+        let allowed = (earned / AIM).max(2.0 * NEGLIGIBLE_SAVED);
+        // No more than what is allowed and not earned.
+        let most = if allowed > 2.0 * NEGLIGIBLE_SAVED { ENOUGH } else { NEGLIGIBLE_SAVED };
+        (SAVED * self.income()).max((allowed - earned).min(most))
     }
 
     /// The budget as a share of the target's CPU time.

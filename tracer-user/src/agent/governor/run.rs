@@ -55,6 +55,8 @@ pub(in crate::agent) struct Subject {
     pub(in crate::agent) leases: Option<Leases>,
     pub(in crate::agent) detacher: Detacher,
     pub(in crate::agent) stretches: Stretches,
+    /// Where the second tier is not on yet, since it would be too dear: its hits a second, and the CPUs that the target uses.
+    pub(in crate::agent) too_dear: Option<(f64, f64)>,
     /// Until when switches were asked for whatever they cost, `CLOCK_MONOTONIC` ns.
     pub(in crate::agent) switches_until_ns: Option<u64>,
 }
@@ -234,8 +236,16 @@ impl Worker {
         let dear_tiers = rules.iter().fold(0, |sum, rule| sum | rule.tier);
         let mut governor = Governor::new(subject.share, costs, &rules, now);
         // Whoever may stay was on when the session was attached; that it has gone since is heard of.
+        let mut steps = Vec::new();
         for rule in rules.iter().filter(|rule| rule.stays) {
-            drop(governor.begun(rule.tier, now));
+            match subject.too_dear.filter(|_| rule.tier == TIER_T2) {
+                Some((hits, cpus)) => steps.extend(governor.begin_demoted(rule.tier, hits, cpus)),
+                None => drop(governor.begun(rule.tier, now)),
+            }
+        }
+        for step in steps {
+            // Whoever would listen has the other end by now.
+            drop(sender.send(step));
         }
         let of = |tiers: u32| -> Vec<Probe> {
             Probe::ALL.into_iter().filter(|probe| probe.tier() & tiers != 0).collect()

@@ -327,6 +327,28 @@ fn cost_1_without_a_hint_it_comes_back_too() {
     assert_eq!(world.modes(TIER_T2), [(Mode::Steady, Mode::Windows), (Mode::Windows, Mode::Steady)]);
 }
 
+/// A process that uses little, and of whose budget the saved-up part would be a large one.
+#[test]
+fn cost_1_a_little_spawner_is_sampled_within_its_budget() {
+    for cpus in [0.03, 0.06, 0.09, 0.2, 0.4] {
+        let mut world = World::new(&[TIER_T2], true);
+        // Known to be too dear before it is begun with.
+        let rule = Rule { tier: TIER_T2, stays: true, windows: true, sites: 3, until_ns: None };
+        world.governor = Governor::new(SHARE, Costs::new(&plan(), prices(HIT)), &[rule], 0);
+        world.kept[0] = Kept::default();
+        let begun = world.governor.begin_demoted(TIER_T2, 200_000.0, cpus);
+        assert!(matches!(begun, Some(Step::Mode { from: Mode::Steady, to: Mode::Windows, .. })), "{begun:?}");
+        run(&mut world, 40.0, Load { cpus, lifetimes: 200_000.0 / cpus, ..Load::default() });
+        let late = world.now - 10_000 * MS;
+        let windows = world.stretches(TIER_T2).iter().filter(|window| window.begin_ns > late).count();
+        assert!(windows > 3, "{cpus} CPUs: {windows} windows in ten seconds, {:?}", world.modes(TIER_T2));
+        // A tenth more is what a window that was already on may cost.
+        let budget = f64::max(SHARE * cpus * 10_000.0 * MS as f64, 10.0 * MS as f64);
+        let excess = world.excess_after(WINDOW);
+        assert!(excess < budget / 10.0, "{cpus} CPUs: {excess} ns beyond {budget}");
+    }
+}
+
 /// Where the kernel steps over instructions, or the host is slow, most of what the target does in a window is lost. The
 /// budget pays for short ones.
 #[test]

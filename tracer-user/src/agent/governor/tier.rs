@@ -15,7 +15,7 @@ const MILLISECOND: u64 = 1_000_000;
 /// The lease of a window at most.
 pub(super) const LONGEST: u64 = 250 * MILLISECOND;
 /// What a window is at least: below, coming and going is most of it.
-const SHORTEST: u64 = 5 * MILLISECOND;
+const SHORTEST: u64 = 3 * MILLISECOND;
 /// Likewise of switches, of which there are many.
 const SHORTEST_OF_SWITCHES: u64 = 2 * MILLISECOND;
 /// A window that was cut shorter says nothing of the rate.
@@ -166,6 +166,16 @@ impl Tier {
             usual_edges: 0,
             tight_since: None,
         }
+    }
+
+    /// It is known to be too dear to be on all the time before it ever was, at so many hits a second with that cost.
+    pub(super) fn begin_demoted(&mut self, hits: f64, cost: f64, cpus: f64, purse: &Purse) -> Step {
+        let rate = Rate { hits, cost, cpus };
+        self.rate = Some(rate);
+        self.window = true;
+        self.mode = Mode::Windows;
+        let numbers = numbers(hits, cost, cpus, purse);
+        Step::Mode { tier: self.rule.tier, from: Mode::Steady, to: Mode::Windows, numbers }
     }
 
     pub(super) const fn mode(&self) -> Mode {
