@@ -250,7 +250,8 @@ impl Report {
 
     /// What it said of one process of many.
     #[must_use]
-    pub fn of(&self, pid: u32) -> Self {
+    pub fn of(&self, pid: impl Into<u64>) -> Self {
+        let pid = pid.into();
         let lines = self.lines.iter().filter(|line| line["pid"] == pid && line["type"] != "cost");
         Self { answer: self.answer.clone(), lines: lines.cloned().collect() }
     }

@@ -59,6 +59,15 @@ macro_rules! machine {
             }
 
             #[test]
+            fn vm_loss_1_one_of_all_processes_of_an_executable_is_counted_exactly() {
+                needs!(Need::Machine(NAME));
+                each(&Machine::find(NAME).unwrap().checks("fleet").unwrap(), 1, |check| {
+                    let report = check.well().unwrap().report().unwrap();
+                    counts::check(&check.own().unwrap(), &report.of(check.pid().unwrap()));
+                });
+            }
+
+            #[test]
             fn vm_loss_1_switches_are_counted_exactly() {
                 needs!(Need::Machine(NAME));
                 each(&Machine::find(NAME).unwrap().checks("switches").unwrap(), 1, |check| {

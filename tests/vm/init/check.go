@@ -88,6 +88,9 @@ func (c check) step(s step, target *process, attach **process) error {
 			return err
 		}
 		*attach = p
+		if s.Line != "" {
+			return p.awaitErrors(s.Line)
+		}
 		return p.awaitErrors("attached")
 	case "tell":
 		return target.tell(s.Line)

@@ -34,6 +34,8 @@ impl Wanted {
 
 /// A fixture, the versions that it is tried with, its arguments, and what is done with it.
 struct Check {
+    /// The first word of the names of what is done.
+    name: &'static str,
     fixture: &'static str,
     versions: &'static [&'static str],
     stripped: &'static [bool],
@@ -46,7 +48,7 @@ struct Check {
 impl Check {
     /// What is done with one program.
     fn of(&self, program: &Program) -> Vec<Value> {
-        let name = format!("{} {} {}", self.fixture, program.wanted.version, program.wanted.mode());
+        let name = format!("{} {} {}", self.name, program.wanted.version, program.wanted.mode());
         let path = format!("/{}", program.guest_path());
         let check = |name: String, arguments: &[&str]| json!({ "name": name, "program": path, "arguments": arguments, "steps": (self.steps)() });
         if self.kinds.is_empty() {
@@ -65,8 +67,9 @@ const VERSIONS: &[&str] = &["1.23.9", "1.27.3"];
 const BOTH: &[bool] = &[false, true];
 
 /// Small: an emulated machine is slow, and a count is as right with five hundred as with five thousand.
-const CHECKS: [Check; 7] = [
+const CHECKS: [Check; 8] = [
     Check {
+        name: "population",
         fixture: "population",
         versions: VERSIONS,
         stripped: BOTH,
@@ -75,6 +78,7 @@ const CHECKS: [Check; 7] = [
         steps: looks,
     },
     Check {
+        name: "spawn",
         fixture: "spawn",
         versions: VERSIONS,
         stripped: BOTH,
@@ -83,6 +87,7 @@ const CHECKS: [Check; 7] = [
         steps: counted,
     },
     Check {
+        name: "gcstw",
         fixture: "gcstw",
         versions: VERSIONS,
         stripped: BOTH,
@@ -90,8 +95,19 @@ const CHECKS: [Check; 7] = [
         kinds: &[],
         steps: counted,
     },
+    // By one set of probes for all processes of its executable.
+    Check {
+        name: "fleet",
+        fixture: "gcstw",
+        versions: VERSIONS,
+        stripped: BOTH,
+        arguments: &["-interval", "25ms", "-ballast", "1048576", "-garbage", "1048576"],
+        kinds: &[],
+        steps: counted_with_all,
+    },
     // The one program that Go 1.20 builds too: before 1.21 stacks, creators and reasons are found in other ways.
     Check {
+        name: "matrix",
         fixture: "matrix",
         versions: &["1.20.14", "1.23.12", "1.27.3"],
         stripped: BOTH,
@@ -101,6 +117,7 @@ const CHECKS: [Check; 7] = [
     },
     // The timers of the CPUs: registers of user space, stacks, and which goroutine it is.
     Check {
+        name: "wall",
         fixture: "wall",
         versions: &["1.27.3"],
         stripped: BOTH,
@@ -110,6 +127,7 @@ const CHECKS: [Check; 7] = [
     },
     // Before Go 1.21 the sites are other instructions. What parks is left to no chance, if there is one P.
     Check {
+        name: "switches",
         fixture: "switches",
         versions: &["1.20.14", "1.27.3"],
         stripped: BOTH,
@@ -119,6 +137,7 @@ const CHECKS: [Check; 7] = [
     },
     // Texts, stacks and creators are read in the probe itself, by registers that each architecture has its own of.
     Check {
+        name: "crash",
         fixture: "crash",
         versions: &["1.27.3"],
         stripped: &[true],
@@ -149,7 +168,13 @@ pub(super) fn programs() -> Vec<Wanted> {
             stripped.iter().map(move |stripped| Wanted { fixture, version, stripped: *stripped })
         })
     };
-    CHECKS.iter().flat_map(of).collect()
+    let mut programs: Vec<Wanted> = Vec::new();
+    for wanted in CHECKS.iter().flat_map(of) {
+        if !programs.contains(&wanted) {
+            programs.push(wanted);
+        }
+    }
+    programs
 }
 
 /// The plan as the init reads it.
@@ -203,6 +228,21 @@ fn counted() -> Vec<Value> {
         json!({
             "do": "attach",
             "arguments": ["attach", "PID", "--format", "json", "--budget", "100"],
+        }),
+        tell(""),
+        wait("{"),
+        json!({ "do": "stop" }),
+        tell(""),
+    ]
+}
+
+/// Likewise, as one of all processes of its executable. That it is watched is said behind the time.
+fn counted_with_all() -> Vec<Value> {
+    vec![
+        json!({
+            "do": "attach",
+            "arguments": ["attach", "--exe", "PID", "--format", "json", "--budget", "100"],
+            "line": "[",
         }),
         tell(""),
         wait("{"),
