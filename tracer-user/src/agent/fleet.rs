@@ -71,6 +71,10 @@ pub struct Fleet {
     /// Those that are not ready yet: since when.
     waiting: HashMap<u32, Instant>,
     next_search: Instant,
+    /// The path, as long as it is the file's.
+    path: Option<PathBuf>,
+    /// It is not any more, and nobody was told.
+    replaced: bool,
 }
 
 impl Fleet {
@@ -100,6 +104,12 @@ impl Fleet {
             known: HashSet::new(),
             waiting: HashMap::new(),
             next_search: Instant::now(),
+            // That of a process goes with it.
+            path: fs::read_link(path)
+                .ok()
+                .filter(|_| path.starts_with("/proc"))
+                .or_else(|| Some(path.to_owned())),
+            replaced: false,
         })
     }
 
@@ -131,6 +141,12 @@ impl Fleet {
     #[must_use]
     pub fn untold(&self) -> u64 {
         self.execs.as_ref().map_or(0, Execs::lost)
+    }
+
+    /// Whether the path names another file by now than the one that is watched, so that whoever starts from it is another
+    /// program; told once.
+    pub const fn replaced(&mut self) -> bool {
+        std::mem::replace(&mut self.replaced, false)
     }
 
     /// Takes new processes in; waits at most so long for the first. `watched` are those that arrived before and did not
@@ -177,6 +193,12 @@ impl Fleet {
 
     fn search(&mut self) {
         self.next_search = Instant::now() + if self.execs.is_ok() { HEAL } else { SEARCH };
+        let is_other = |path: &PathBuf| {
+            fs::metadata(path).is_ok_and(|meta| (meta.dev(), meta.ino()) != (self.device, self.inode))
+        };
+        if self.path.as_ref().is_some_and(is_other) {
+            (self.path, self.replaced) = (None, true);
+        }
         let pids = process_ids();
         self.known.retain(|pid| pids.binary_search(pid).is_ok());
         for pid in pids {

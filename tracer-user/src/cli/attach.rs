@@ -22,7 +22,7 @@ use super::switches::Told;
 use super::{cost, fleet, human, json};
 
 /// Longest that sending the last data may take.
-const FLUSH: Duration = Duration::from_secs(2);
+pub(super) const FLUSH: Duration = Duration::from_secs(2);
 /// So many times what the windows let expect is no matter of chance: ids are handed out in batches, but not so large ones.
 const SLOWED: f64 = 1.5;
 /// Time between two lines on cost.
@@ -118,7 +118,9 @@ impl<'a> Attach<'a> {
                 break ends.unwrap_or_default();
             }
         };
-        self.finish(&ends)
+        let summary = self.end(&ends);
+        self.close(&summary, FLUSH);
+        summary.exit
     }
 
     /// Takes in and tells what has happened since; what ended it, if something did.
@@ -138,16 +140,21 @@ impl<'a> Attach<'a> {
         (!ends.is_empty()).then_some(ends)
     }
 
-    /// Takes the probes off, tells what came last, and sums up.
-    pub(super) fn finish(&mut self, ends: &[Notice]) -> Option<Exit> {
+    /// Takes the probes off and tells what came last.
+    pub(super) fn end(&mut self, ends: &[Notice]) -> Summary {
         let (summary, notices) = self.watcher.finish();
         self.tell_events();
         self.tell(&notices);
         self.tell(ends);
         self.tell_cost();
-        self.export.close(&self.watcher, &summary, FLUSH);
-        self.summarize(&summary);
-        summary.exit
+        self.export.last(&self.watcher, &summary);
+        summary
+    }
+
+    /// Sums up, once what is to be exported is sent or `flush` is over.
+    pub(super) fn close(&mut self, summary: &Summary, flush: Duration) {
+        self.export.close(flush);
+        self.summarize(summary);
     }
 
     /// Says that one of many is watched.

@@ -135,9 +135,9 @@ impl Export {
         Some(describe(&state))
     }
 
-    /// Sends the last figures and what waits, for at most `within`.
-    pub(crate) fn close(&mut self, watcher: &Watcher, summary: &Summary, within: Duration) {
-        let Some(exporter) = self.exporter.take() else { return };
+    /// Has the last figures sent.
+    pub(crate) fn last(&mut self, watcher: &Watcher, summary: &Summary) {
+        let Some(exporter) = &self.exporter else { return };
         if !self.crash_sent
             && let Some(log) = crash(watcher)
         {
@@ -145,7 +145,13 @@ impl Export {
         }
         let cost = self.cost(watcher, &summary.cost);
         exporter.offer(Item::Metrics(Box::new(metrics(watcher, &summary.accounting, cost))));
-        self.last = Some(exporter.finish(within));
+    }
+
+    /// Waits for at most `within` until what waits is sent.
+    pub(crate) fn close(&mut self, within: Duration) {
+        if let Some(exporter) = self.exporter.take() {
+            self.last = Some(exporter.finish(within));
+        }
     }
 
     fn cost(&self, watcher: &Watcher, ledger: &Ledger) -> Cost {

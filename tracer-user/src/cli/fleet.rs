@@ -10,13 +10,15 @@ use gotrail::text::{duration, printable};
 use serde_json::json;
 
 use super::args::{AttachArgs, Format};
-use super::attach::{Attach, announce_links, not_seen};
+use super::attach::{Attach, FLUSH, announce_links, not_seen};
 use super::export::Export;
 use super::failure::{BACKEND, Failure};
 use super::signals;
 
 /// Time between two turns through all processes; one that starts is taken in at once.
 const TURN: Duration = Duration::from_millis(200);
+/// Longest that sending the last data of a process may take while others are watched.
+const FLUSH_OF_ONE: Duration = Duration::from_millis(200);
 
 pub(crate) fn run(args: &AttachArgs, path: &str) -> Result<ExitCode, Failure> {
     let options = args.options()?;
@@ -62,6 +64,12 @@ pub(crate) fn run(args: &AttachArgs, path: &str) -> Result<ExitCode, Failure> {
                 "{untold} programs began to run that the kernel had no room to tell of: those that are ours are found within 10 s"
             );
         }
+        if fleet.replaced() {
+            errln!(
+                "{} is another file by now: processes that start from it run another program and are not watched; those of the old file are",
+                printable(&path)
+            );
+        }
         let over = signals.stopped() || end.is_some_and(|end| Instant::now() >= end);
         if over {
             detached_in = fleet.detacher().close();
@@ -69,16 +77,22 @@ pub(crate) fn run(args: &AttachArgs, path: &str) -> Result<ExitCode, Failure> {
         }
         if Instant::now() >= next_turn || over {
             next_turn = Instant::now() + TURN;
-            let mut stay = Vec::with_capacity(members.len());
+            let (mut stay, mut leave) = (Vec::with_capacity(members.len()), Vec::new());
             for mut member in members {
                 match member.turn() {
                     None if !over => stay.push(member),
                     ends => {
-                        member.finish(&ends.unwrap_or_default());
+                        let summary = member.end(&ends.unwrap_or_default());
                         fleet.left(member.watcher.target().pid());
-                        tally.add(&member);
+                        leave.push((member, summary));
                     }
                 }
+            }
+            // What they have to send, they send all at once.
+            let flushed = Instant::now() + if over { FLUSH } else { FLUSH_OF_ONE };
+            for (mut member, summary) in leave {
+                member.close(&summary, flushed.saturating_duration_since(Instant::now()));
+                tally.add(&member);
             }
             members = stay;
         }

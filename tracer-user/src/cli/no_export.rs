@@ -41,7 +41,9 @@ impl Export {
         None
     }
 
-    pub(crate) fn close(&mut self, _: &Watcher, _: &Summary, _: Duration) {}
+    pub(crate) fn last(&mut self, _: &Watcher, _: &Summary) {}
+
+    pub(crate) fn close(&mut self, _: Duration) {}
 
     pub(crate) fn failed(&self) -> bool {
         false
