@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::bpf;
 use crate::core_file;
 use crate::gotool;
+use crate::overlay;
 
 /// Names the list of emulated machines that were run.
 const MACHINES: &str = "GOTRAIL_MACHINES";
@@ -41,6 +42,8 @@ pub enum Need {
     Cores,
     /// gdb's gcore.
     Gcore,
+    /// A kernel and a temporary folder that overlays can be mounted with.
+    Overlay,
     /// What an emulated machine wrote on its console.
     Machine(&'static str),
 }
@@ -60,6 +63,7 @@ impl Need {
             Self::Backend(name) => backend(name).err().map(|e| format!("{e:#}")),
             Self::Cores => core_file::kernel_lacks(),
             Self::Gcore => core_file::gcore_lacks(),
+            Self::Overlay => overlay::lacks(),
             Self::Machine(name) => no_machine(name),
         }
     }
@@ -113,7 +117,7 @@ pub fn skip(path: &str, needs: &[Need]) -> bool {
     // Which emulated ones are run is for the task runner to say, which fails itself where one that it was told to run
     // can't be made.
     let may_lack = match need {
-        Need::KernelThread | Need::Machine(_) | Need::Cores => true,
+        Need::KernelThread | Need::Machine(_) | Need::Cores | Need::Overlay => true,
         Need::Fixtures
         | Need::Oracle
         | Need::StackParser

@@ -18,6 +18,7 @@ pub mod json;
 pub mod machine;
 pub mod markers;
 pub mod oracle;
+pub mod overlay;
 pub mod process;
 pub mod scratch;
 pub mod scribble;

@@ -1,13 +1,17 @@
 //! Many processes of one executable: each is counted by itself, exactly, and who starts later is served at once.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use gotrail_tests::attach::Attach;
+use gotrail_tests::core_file::start_ready;
 use gotrail_tests::env::Need;
 use gotrail_tests::fixture::{Build, each};
 use gotrail_tests::json::number;
+use gotrail_tests::overlay::Overlay;
 use gotrail_tests::process::Process;
+use gotrail_tests::scratch::Scratch;
 use gotrail_tests::{bpf, code, needs};
 use serde_json::Value;
 
@@ -159,6 +163,40 @@ fn root_cost_2_no_more_processes_are_watched_than_were_asked_for() {
     assert_eq!(told, both);
     assert!(refused["message"].as_str().unwrap().contains("--most"), "{refused}");
     attach.stop().unwrap();
+}
+
+/// Two containers of one image: the kernel puts the probes into both, whatever numbers it gives their files.
+#[test]
+fn root_the_same_file_in_another_container_is_the_same_executable() {
+    needs!(Need::Fixtures, Need::Root, Need::Overlay);
+    let build = Build::find("gcstw", "1.27.3", "stripped").unwrap();
+    let scratch = Scratch::new("fleet").unwrap();
+    let lower = scratch.path().join("image");
+    std::fs::create_dir(&lower).unwrap();
+    let program = scratch.program("image/program", &std::fs::read(&build.path).unwrap()).unwrap();
+    let views = ["one", "two"].map(|name| Overlay::mount(&scratch, &lower, name).unwrap());
+    let start = |folder: &Path| {
+        let path = folder.join(program.file_name().unwrap());
+        start_ready(&path, "a program in a container", &[], &scratch).unwrap()
+    };
+    let mut targets = [start(views[0].path()), start(views[1].path())];
+    // Of the same size, but with an inode of its own.
+    let copy = scratch.program("copy", &std::fs::read(&build.path).unwrap()).unwrap();
+    let stranger = start_ready(&copy, "a copy", &[], &scratch).unwrap();
+    let mut attach = Attach::start_all(&views[0].path().join("program"), &[]).unwrap();
+    await_all(&mut attach, &targets);
+    for target in &mut targets {
+        target.tell("").unwrap();
+    }
+    let own = targets.each_mut().map(figures);
+    let report = attach.stop().unwrap();
+    for (target, own) in targets.iter().zip(&own) {
+        counts::check(own, &report.of(target.pid()));
+        assert_eq!(code::changes(target.pid()).unwrap(), []);
+    }
+    assert!(report.of(stranger.pid()).lines.is_empty());
+    targets.into_iter().chain([stranger]).for_each(end_or_kill);
+    bpf::check_no_orphans().unwrap();
 }
 
 #[test]

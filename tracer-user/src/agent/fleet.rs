@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::watcher::{Options, WatchError, Watcher};
 use crate::binary::{CallSite, GoBinary};
+use crate::memory::Runtime;
 use crate::probe::{self, Detacher, Execs, ProbeError};
 use crate::target::{Target, TargetError, debug_file, process_ids, read_file};
 
@@ -61,6 +62,7 @@ pub enum Arrival {
 pub struct Fleet {
     device: u64,
     inode: u64,
+    size: u64,
     binary: Arc<GoBinary>,
     hazards: Arc<[CallSite]>,
     probes: probe::Fleet,
@@ -96,6 +98,7 @@ impl Fleet {
         Ok(Self {
             device: meta.dev(),
             inode: meta.ino(),
+            size: meta.size(),
             hazards: binary.hazards().sites.into(),
             binary: Arc::new(binary.without_code()),
             probes,
@@ -186,9 +189,17 @@ impl Fleet {
     }
 
     fn is_ours(&self, pid: u32) -> bool {
-        // The kernel answers for the file itself, whatever its path says by now.
+        // The kernel answers for the file itself, whatever its path says by now. An overlay gives each container's view of
+        // one file a device of its own: whether it is the same file, the probes tell in the end.
         fs::metadata(format!("/proc/{pid}/exe"))
-            .is_ok_and(|meta| (meta.dev(), meta.ino()) == (self.device, self.inode))
+            .is_ok_and(|meta| (meta.ino(), meta.size()) == (self.inode, self.size))
+    }
+
+    /// Whether a process whose executable has another device number runs the very file: the kernel has put our probes there
+    /// then. An error: its runtime is not there yet.
+    fn has_our_probes(&self, target: &Target) -> Result<bool, WatchError> {
+        let bias = Runtime::open_at_once(target, &self.binary)?.bias();
+        Ok(self.probes.is_in(target.pid(), bias))
     }
 
     fn search(&mut self) {
@@ -231,6 +242,19 @@ impl Fleet {
                     continue;
                 }
             };
+            let is_same = target.identity.exe_device == self.device;
+            if !is_same {
+                match self.has_our_probes(&target) {
+                    Ok(true) => {}
+                    Err(_) if since.elapsed() < PATIENCE => continue,
+                    // Another file, that has the number and the size by chance.
+                    Ok(false) | Err(_) => {
+                        self.waiting.remove(&pid);
+                        self.known.insert(pid);
+                        continue;
+                    }
+                }
+            }
             match Watcher::join(
                 target,
                 Arc::clone(&self.binary),

@@ -28,6 +28,15 @@ pub(super) fn check_sites(target: &Target, bias: u64, sites: &[Site]) -> Result<
     Ok(())
 }
 
+/// Whether there is a breakpoint at each of the sites in a process.
+pub(super) fn has_breakpoints(pid: u32, bias: u64, sites: &[&Site]) -> bool {
+    let memory = LiveMemory::new(pid);
+    sites.iter().all(|site| {
+        let mut bytes = vec![0; site.bytes.len()];
+        memory.read(site.address.wrapping_add(bias), &mut bytes).is_ok() && is_shared(&bytes, &site.bytes)
+    })
+}
+
 /// Whether the bytes are those of a site that another uprobe user is on: the kernel shares it.
 fn is_shared(bytes: &[u8], expected: &[u8]) -> bool {
     if cfg!(target_arch = "aarch64") {

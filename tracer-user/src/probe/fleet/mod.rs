@@ -24,7 +24,7 @@ use tracer_ebpf::{
 
 use self::drain::FleetDrain;
 pub use self::execs::Execs;
-use super::check::check_sites;
+use super::check::{check_sites, has_breakpoints};
 use super::config::{config, for_process};
 use super::drain::Seen;
 use super::error::ProbeError;
@@ -187,6 +187,14 @@ impl Fleet {
         Ok((Session::shared(member, target, bias, plan.clone(), shared, begun), stream))
     }
 
+    /// Whether the probes are in a process: then it runs this very file, whatever number its file system gives it.
+    #[must_use]
+    pub fn is_in(&self, pid: u32, bias: u64) -> bool {
+        let state = self.0.state();
+        let sites: Vec<&Site> = self.0.sites_on(&state.off).collect();
+        !sites.is_empty() && has_breakpoints(pid, bias, &sites)
+    }
+
     /// Has all processes leave at once, which is quicker than one by one; each is taken leave of as usual afterwards.
     pub fn leave_all(&self) {
         leave_all(&self.0.processes);
@@ -229,10 +237,13 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn sites_on<'a>(&'a self, off: &HashMap<Probe, u32>) -> impl Iterator<Item = &'a Site> {
+        self.plan.tier(TIER_T1).filter(|site| !off.contains_key(&site.probe))
+    }
+
     /// Puts on what is not off.
     fn link(&self, state: &mut State) -> Result<(), ProbeError> {
-        let sites: Vec<&Site> =
-            self.plan.tier(TIER_T1).filter(|site| !state.off.contains_key(&site.probe)).collect();
+        let sites: Vec<&Site> = self.sites_on(&state.off).collect();
         if sites.is_empty() {
             return Ok(());
         }
