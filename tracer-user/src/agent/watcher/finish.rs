@@ -1,0 +1,79 @@
+//! The end of the watch.
+
+use tracer_ebpf::{SUM_BLOCKED, SUM_BLOCKED_TO_RUN};
+
+use super::{Notice, Summary, Watcher};
+use crate::agent::governor::Step;
+use crate::memory::Runtime;
+use crate::model::{Distribution, SiteWaits, WaitSite};
+use crate::target::Exit;
+
+impl Watcher {
+    /// Takes the probes off, takes in the last records, looks once more, and closes the account.
+    pub fn finish(&mut self) -> (Summary, Vec<Notice>) {
+        let mut notices = Vec::new();
+        self.govern(&mut notices);
+        let detached_in = self.session.detach();
+        if let Some(switches) = self.switches.take() {
+            for batch in switches {
+                batch.iter().for_each(|switch| self.process.switches.apply(switch));
+            }
+        }
+        if let Some(stream) = self.stream.take() {
+            for batch in stream {
+                batch.into_iter().for_each(|event| self.apply(event));
+            }
+        }
+        self.session.join();
+        self.take_sums();
+        self.governor.stop();
+        for step in self.governor.steps() {
+            if let Step::Ended(stretch) = step {
+                // What was watched all the time was, up to the end.
+                if stretch.sampled {
+                    self.ended(&stretch);
+                }
+                notices.push(Notice::Governed(Step::Ended(stretch)));
+            }
+        }
+        self.look(&mut notices);
+        let now = Runtime::reopen(self.target.pid(), &self.binary, self.bias).goids().ok();
+        // A process that has ended has none any more.
+        let now = now.or(self.last_goids).filter(|_| self.exit.is_none_or(|exit| exit != Exit::Exec));
+        let goids = now.zip(self.goids).and_then(|(now, before)| now.checked_sub(before));
+        let summary = Summary {
+            cost: self.governor.ledger(),
+            goids,
+            accounting: self.session.accounting(),
+            detached_in,
+            watched: self.begun.elapsed(),
+            exit: self.exit,
+        };
+        (summary, notices)
+    }
+
+    /// What the kernel summed up of switches; call it once.
+    fn take_sums(&mut self) {
+        for (key, sum) in self.session.sums() {
+            let mut times = Distribution::default();
+            times.add(sum.count, sum.total_ns, &sum.buckets);
+            let site = WaitSite { reason: key.reason, stack: key.stack };
+            let switches = &mut self.process.switches;
+            match key.kind {
+                SUM_BLOCKED => {
+                    switches.add_waits(site, &SiteWaits { blocked: times, ..SiteWaits::default() });
+                }
+                SUM_BLOCKED_TO_RUN => {
+                    switches.add_waits(site, &SiteWaits { until_run: times, ..SiteWaits::default() });
+                }
+                _ => {
+                    switches
+                        .latency
+                        .entry((key.reason != 0).then_some(key.reason))
+                        .or_default()
+                        .merge(&times);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Taking in what the governor decided.
+
+use tracer_ebpf::{Probe, TIER_T2, TIER_T3};
+
+use super::{Notice, Watcher};
+use crate::agent::governor::{Mode, Step, Stretch};
+use crate::probe::Why;
+
+impl Watcher {
+    /// Takes in what the governor decided, and does what only the session can.
+    pub(super) fn govern(&mut self, notices: &mut Vec<Notice>) {
+        self.governor.tick();
+        for step in self.governor.steps() {
+            match &step {
+                Step::Begun { tier, at_ns } => {
+                    if *tier == TIER_T2 {
+                        self.process.end_gap(*at_ns);
+                    }
+                    if let Some(i) = self.gaps.iter().position(|(gap, ..)| gap == tier) {
+                        let (tier, from_ns, why) = self.gaps.swap_remove(i);
+                        notices.push(Notice::Gap { tier, from_ns, to_ns: *at_ns, why });
+                    }
+                }
+                Step::Ended(stretch) => self.ended(stretch),
+                Step::TakeOff { probes, .. } => {
+                    if let Err(error) = self.session.take_off(probes) {
+                        // The tier is off as a whole then: dearer than wanted in knowledge, not in cost.
+                        notices.push(Notice::ProbesLost(error.to_string()));
+                        continue;
+                    }
+                }
+                Step::PutBack { probes } => {
+                    if let Err(error) = self.session.put_back(probes) {
+                        notices.push(Notice::ProbesLost(error.to_string()));
+                        continue;
+                    }
+                }
+                Step::Relink { tier } => {
+                    if let Err(error) = self.session.relink(*tier) {
+                        notices.push(Notice::ProbesLost(error.to_string()));
+                        continue;
+                    }
+                }
+                Step::Mode { tier, from: Mode::Steady, .. } => {
+                    self.gaps.retain(|(gap, ..)| gap != tier);
+                    if *tier == TIER_T2 {
+                        self.process.begin_gap();
+                    }
+                }
+                Step::Mode { .. } | Step::Asked { .. } | Step::Refused { .. } | Step::Priced { .. } => {}
+            }
+            notices.push(Notice::Governed(step));
+        }
+    }
+
+    /// A tier was observed for a while, and is not any more.
+    pub(super) fn ended(&mut self, stretch: &Stretch) {
+        if stretch.tier == TIER_T2 {
+            self.process.begin_gap();
+        }
+        let count = |wanted: &[Probe]| {
+            stretch.hits.iter().filter(|(probe, _)| wanted.contains(probe)).map(|(_, n)| n).sum()
+        };
+        if stretch.sampled && stretch.tier == TIER_T2 {
+            let seconds = (stretch.end_ns - stretch.begin_ns) as f64 / 1e9;
+            self.process.sample(seconds, count(&[Probe::GoCreate]), count(&[Probe::GoExit]));
+        } else if stretch.sampled && stretch.tier == TIER_T3 && stretch.end_ns > stretch.begin_ns {
+            let seconds = (stretch.end_ns - stretch.begin_ns) as f64 / 1e9;
+            let sampled = &mut self.process.switches.sampled;
+            sampled.parks.add(seconds, count(&[Probe::GoPark]));
+            sampled.readies.add(seconds, count(&[Probe::GoReady]));
+            sampled.runs.add(seconds, count(&[Probe::GoRun]));
+        } else if !stretch.sampled && stretch.why != Why::Asked {
+            self.gaps.push((stretch.tier, stretch.end_ns, stretch.why));
+        }
+    }
+}
