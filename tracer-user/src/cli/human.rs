@@ -140,6 +140,11 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) -> String {
     out
 }
 
+/// The reasons to wait that a version has, for messages: its list has holes.
+pub(crate) fn reasons(all: &[String]) -> String {
+    all.iter().filter(|reason| !reason.is_empty()).map(String::as_str).collect::<Vec<_>>().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

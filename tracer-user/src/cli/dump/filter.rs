@@ -6,6 +6,7 @@ use gotrail::memory::{Goroutine, Status, Symbolizer};
 use regex::{Regex, RegexBuilder};
 
 use super::super::failure::{Failure, USAGE};
+use super::super::human;
 use super::Dump;
 
 /// Conditions: those with the same name are alternatives, those with different names hold together.
@@ -142,12 +143,7 @@ impl Filter {
                 format!(
                     "--filter state={state}: no goroutine has this state; there are {}, and the reasons to wait: {} (reason= takes a part of one)",
                     names.join(", "),
-                    reasons
-                        .iter()
-                        .filter(|reason| !reason.is_empty())
-                        .cloned()
-                        .collect::<Vec<_>>()
-                        .join(", ")
+                    human::reasons(reasons)
                 ),
             )),
         }

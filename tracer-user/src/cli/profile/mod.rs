@@ -23,7 +23,7 @@ use gotrail::text::duration;
 
 use super::args::{ProfileArgs, ProfileFormat};
 use super::failure::{BACKEND, Failure, USAGE};
-use super::signals;
+use super::{human, signals};
 use stacks::Stacked;
 
 /// A finished profile.
@@ -140,12 +140,7 @@ fn check_states(states: &[String], reasons: &[String]) -> Result<(), Failure> {
                 format!(
                     "--state {state}: there is no such state; there are {}, and a part of a reason to wait: {}",
                     names.join(", "),
-                    reasons
-                        .iter()
-                        .filter(|reason| !reason.is_empty())
-                        .cloned()
-                        .collect::<Vec<_>>()
-                        .join(", ")
+                    human::reasons(reasons)
                 ),
             ))
         }
