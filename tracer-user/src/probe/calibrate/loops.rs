@@ -4,8 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::process::ExitCode;
 
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
-
-use crate::memory::monotonic_ns;
+use rustix::time::{ClockId, clock_gettime};
 
 /// What the child is asked for: a function, and how often it is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,15 +79,22 @@ pub(in crate::probe) fn run(parent: Option<u32>) -> ExitCode {
         let [function, count @ ..] = request;
         let Some(function) = Function::ALL.into_iter().find(|f| *f as u8 == function) else { break };
         let count = u64::from(u32::from_le_bytes(count));
-        let begun = monotonic_ns();
+        let begun = cpu_ns();
         // SAFETY: the function is one of those below, which change nothing; the pointers are to live memory.
         unsafe { asm::repeat(function.address(), count.max(1), g, frames) };
-        let took = monotonic_ns() - begun;
+        let took = cpu_ns().saturating_sub(begun);
         if output.write_all(&took.to_le_bytes()).and_then(|()| output.flush()).is_err() {
             break;
         }
     }
     ExitCode::SUCCESS
+}
+
+/// CPU time of this thread, ns: on a busy machine it is off the CPU for longer than what is measured.
+fn cpu_ns() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let (seconds, nanos) = (u64::try_from(time.tv_sec), u64::try_from(time.tv_nsec));
+    seconds.unwrap_or(0).saturating_mul(1_000_000_000).saturating_add(nanos.unwrap_or(0))
 }
 
 /// A goroutine that is its own M, with a deep stack, in one piece of memory.
