@@ -2,18 +2,20 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use gotrail_tests::attach::Attach;
+use gotrail_tests::attach::{Attach, Report};
 use gotrail_tests::core_file::start_ready;
 use gotrail_tests::env::Need;
 use gotrail_tests::fixture::{Build, each};
 use gotrail_tests::json::number;
 use gotrail_tests::overlay::Overlay;
-use gotrail_tests::process::Process;
+use gotrail_tests::process::{PATIENCE, Process};
 use gotrail_tests::scratch::Scratch;
 use gotrail_tests::{bpf, code, needs};
-use serde_json::Value;
+use rustix::process::Signal;
+use serde_json::{Value, json};
 
 use crate::counts;
 
@@ -162,6 +164,14 @@ fn root_cost_2_no_more_processes_are_watched_than_were_asked_for() {
     both.sort_unstable();
     assert_eq!(told, both);
     assert!(refused["message"].as_str().unwrap().contains("--most"), "{refused}");
+    // When there is room, it is taken in.
+    let (goes, stays) = if number(&watched, "/pid").unwrap() == u64::from(first.pid()) {
+        (first, second)
+    } else {
+        (second, first)
+    };
+    goes.signal(Signal::KILL).unwrap();
+    await_watched(&mut attach, stays.pid());
     attach.stop().unwrap();
 }
 
@@ -209,12 +219,147 @@ fn root_safe_3_kill_9_leaves_nothing_in_any_of_them() {
     for target in &targets {
         assert!(!code::changes(target.pid()).unwrap().is_empty());
     }
-    attach.process().signal(rustix::process::Signal::KILL).unwrap();
+    attach.process().signal(Signal::KILL).unwrap();
     attach.process().wait().unwrap();
     let begun = Instant::now();
     while targets.iter().any(|target| !code::changes(target.pid()).unwrap().is_empty()) {
         assert!(begun.elapsed() < bpf::FREED_WITHIN, "something is left");
         std::thread::sleep(Duration::from_millis(1));
     }
+    bpf::check_no_orphans().unwrap();
+}
+
+fn line_of<'a>(report: &'a Report, kind: &'a str, pid: u32) -> impl Iterator<Item = &'a Value> {
+    report.lines_of(kind).filter(move |line| line["pid"] == pid)
+}
+
+/// A deployment by `cp` onto the file: who starts from it afterwards must not meet the probes of what it was before.
+#[test]
+fn root_safe_2_a_file_that_is_overwritten_in_place_has_no_probes_left() {
+    needs!(Need::Fixtures, Need::Root);
+    let [old, new] = ["1.27.3", "1.25.5"].map(|go| Build::find("gcstw", go, "stripped").unwrap());
+    for runs_before in [true, false] {
+        let scratch = Scratch::new("fleet").unwrap();
+        let program = scratch.program("program", &std::fs::read(&old.path).unwrap()).unwrap();
+        let start =
+            || start_ready(&program, "the program", &["-gcs", "3", "-interval", "5ms"], &scratch).unwrap();
+        let before = runs_before.then(start);
+        let mut attach = Attach::start_all(&program, &[]).unwrap();
+        if let Some(before) = before {
+            await_watched(&mut attach, before.pid());
+            assert!(std::fs::OpenOptions::new().write(true).open(&program).is_err(), "it runs");
+            before.signal(Signal::KILL).unwrap();
+        }
+        // Waits for the processes to be gone, and for gotrail to make way.
+        let begun = Instant::now();
+        while let Err(error) = std::fs::write(&program, std::fs::read(&new.path).unwrap()) {
+            assert!(begun.elapsed() < PATIENCE, "{error}");
+        }
+        let mut after = start();
+        assert_eq!(code::changes(after.pid()).unwrap(), []);
+        after.tell("").unwrap();
+        figures(&mut after);
+        end(after);
+        let report = attach.finish().unwrap();
+        report.answer.clone().well().unwrap();
+        assert!(report.answer.errors.contains("is about to be overwritten"), "{}", report.answer.errors);
+        assert_eq!(report.lines.last().unwrap()["overwritten"], true);
+        bpf::check_no_orphans().unwrap();
+    }
+}
+
+/// What one process overdoes is taken off for all, who are told; and who is behind holds nobody up.
+#[test]
+fn root_loss_1_all_are_told_when_probes_are_taken_off_for_one() {
+    needs!(Need::Fixtures, Need::Root);
+    let build = Build::find("gcstw", "1.27.3", "stripped").unwrap();
+    let quick =
+        ["-interval", "1ms", "-gcs", "1000000", "-reads", "0", "-garbage", "1024", "-ballast", "1024"];
+    let mut busy = build.start_ready(&quick).unwrap();
+    let mut quiet = build.start_ready(&["-interval", "300ms", "-gcs", "1000"]).unwrap();
+    let mut short = build.start_ready(&["-interval", "1ms", "-gcs", "3"]).unwrap();
+    let mut attach = Attach::start_all(&build.path, &[]).unwrap();
+    let pids = [busy.pid(), quiet.pid(), short.pid()];
+    quiet.tell("").unwrap();
+    busy.tell("").unwrap();
+    short.tell("").unwrap();
+    figures(&mut short);
+    end(short);
+    attach
+        .await_line("the summary of one that ended", |line| {
+            line["type"] == "summary" && line["pid"] == pids[2]
+        })
+        .unwrap();
+    let gap = attach.await_line("the gap", |line| line["type"] == "gap" && line["pid"] == pids[1]).unwrap();
+    assert_eq!((&gap["why"], &gap["for_process"]), (&json!("relinked"), &json!(pids[0])), "{gap}");
+    let off = gap["off"].as_array().unwrap();
+    assert!(!off.is_empty(), "{gap}");
+    assert!(number(&gap, "/length_ns").unwrap() > 0, "{gap}");
+    assert!(gap["message"].as_str().unwrap().contains(&pids[0].to_string()), "{gap}");
+    let report = attach.stop().unwrap();
+    assert_eq!(line_of(&report, "gap", pids[0]).count(), line_of(&report, "gap", pids[1]).count());
+    for pid in pids {
+        report.of(pid).check_balance().unwrap();
+        assert_eq!(code::changes(pid).unwrap_or_default(), []);
+    }
+    for target in [busy, quiet] {
+        target.signal(Signal::KILL).unwrap();
+    }
+    bpf::check_no_orphans().unwrap();
+}
+
+/// One that produces more than can be taken in loses events of its own, counted; the others lose none, and end.
+#[test]
+fn root_loss_1_who_overflows_loses_its_own() {
+    needs!(Need::Fixtures, Need::Root);
+    let build = Build::find("gcstw", "1.27.3", "stripped").unwrap();
+    let flood = ["-interval", "0s", "-gcs", "100000000", "-reads", "0", "-garbage", "0", "-ballast", "0"];
+    let mut busy = build.start_ready(&flood).unwrap();
+    let mut short = build.start_ready(&["-interval", "20ms", "-gcs", "20"]).unwrap();
+    let mut attach = Attach::start_all(&build.path, &["--budget", "100"]).unwrap();
+    let pids = [busy.pid(), short.pid()];
+    busy.tell("").unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    // As if something took gotrail's time: the ring and the queue fill.
+    attach.process().signal(Signal::STOP).unwrap();
+    std::thread::sleep(Duration::from_secs(4));
+    attach.process().signal(Signal::CONT).unwrap();
+    short.tell("").unwrap();
+    let own = figures(&mut short);
+    end(short);
+    attach.await_line("its summary", |line| line["type"] == "summary" && line["pid"] == pids[1]).unwrap();
+    let report = attach.stop().unwrap();
+    let of = report.of(pids[1]);
+    of.check_balance().unwrap();
+    let counted = number(of.summary().unwrap(), "/gc/cycles").unwrap()
+        + number(of.summary().unwrap(), "/losses/lost").unwrap();
+    assert!(counted >= number(&own, "/num_gc").unwrap(), "{own} {:?}", of.summary());
+    report.of(pids[0]).check_balance().unwrap();
+    busy.signal(Signal::KILL).unwrap();
+    bpf::check_no_orphans().unwrap();
+}
+
+/// Without randomised addresses the stack is where it was before.
+#[test]
+fn root_ident_1_an_exec_that_moves_nothing_is_seen_too() {
+    needs!(Need::Fixtures, Need::Root);
+    let build = Build::find("storm", "1.27.3", "stripped").unwrap();
+    let mut command = Command::new("setarch");
+    command.arg("-R").arg(&build.path);
+    let mut target = Process::start("storm without ASLR", &mut command).unwrap();
+    target.await_output("`ready`", |line| line.starts_with("ready").then_some(())).unwrap();
+    let mut attach = Attach::start_all(&build.path, &[]).unwrap();
+    let pid = target.pid();
+    await_watched(&mut attach, pid);
+    for _ in 0..3 {
+        target.tell("again").unwrap();
+        target.await_output("`ready`", |line| line.starts_with("ready").then_some(())).unwrap();
+        attach.await_line("the summary of one program", |line| line["type"] == "summary").unwrap();
+        await_watched(&mut attach, pid);
+    }
+    let report = attach.stop().unwrap();
+    let exits: Vec<bool> = report.lines_of("summary").map(|line| line["exit"]["exec"] == true).collect();
+    assert_eq!(exits, [true, true, true, false]);
+    target.tell("end").unwrap();
     bpf::check_no_orphans().unwrap();
 }

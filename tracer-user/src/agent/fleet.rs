@@ -1,20 +1,22 @@
 //! All processes of one executable under watch, those that start later too.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File};
+use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::watcher::{Options, WatchError, Watcher};
 use crate::binary::{CallSite, GoBinary};
-use crate::memory::Runtime;
-use crate::probe::{self, Detacher, Execs, ProbeError};
-use crate::target::{Target, TargetError, debug_file, process_ids, read_file};
+use crate::memory::{Runtime, monotonic_ns};
+use crate::probe::{self, Detacher, Execs, Gate, ProbeError};
+use crate::target::{Guard, Target, TargetError, debug_file, open_file, process_ids, read};
 
-/// How long a process that has just begun may take until its runtime can be read.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a process that has just begun may take until its runtime can be read, ns, before somebody is told that it is
+/// not watched; it is tried again at each search.
+const PATIENCE: u64 = 2_000_000_000;
 /// Between two tries.
 const RETRY: Duration = Duration::from_millis(10);
 /// Between two searches of /proc where the kernel tells who starts; what it had no room for is found then.
@@ -33,6 +35,25 @@ pub enum FleetError {
         /// Why not.
         source: std::io::Error,
     },
+    /// Nobody would keep it from being overwritten while nobody runs it, with the probes in it.
+    #[error(
+        "tried to take a lease on {path}, so that nobody writes to it while there are probes in it: {source}; {}; processes can be watched one by one by their number",
+        advice(source)
+    )]
+    NoLease {
+        /// As it was given.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// It was written to before the probes were in it.
+    #[error(
+        "{path} was about to be written to while it was read; nothing was attached: try again when it is whole"
+    )]
+    Written {
+        /// As it was given.
+        path: PathBuf,
+    },
     /// It is not understood, or probes can't be placed.
     #[error(transparent)]
     Watch(#[from] WatchError),
@@ -45,16 +66,34 @@ pub enum Arrival {
     Joined {
         /// By this.
         watcher: Box<Watcher>,
-        /// How long after gotrail heard of it.
+        /// How long after it began to run the program, or after it was found.
         within: Duration,
     },
-    /// It is not.
+    /// It is not yet; told once for each. It is tried again when another one leaves, and at each search.
     Refused {
         /// The process.
         pid: u32,
         /// Why.
         why: WatchError,
     },
+}
+
+/// Processes that ended before anything could be said of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Missed {
+    /// Of the executable.
+    pub ours: u64,
+    /// Of whatever executable: they were gone before it could be told.
+    pub unknown: u64,
+}
+
+/// What would help where there is no lease.
+fn advice(why: &std::io::Error) -> &'static str {
+    match why.kind() {
+        ErrorKind::WouldBlock => "somebody has it open for writing",
+        ErrorKind::PermissionDenied => "run gotrail as root or with CAP_LEASE",
+        _ => "its file system has none",
+    }
 }
 
 /// The processes of one executable.
@@ -68,11 +107,17 @@ pub struct Fleet {
     probes: probe::Fleet,
     execs: Result<Execs, String>,
     options: Options,
-    /// Those that are watched or refused.
-    known: HashSet<u32>,
-    /// Those that are not ready yet: since when.
-    waiting: HashMap<u32, Instant>,
+    /// Those that are watched, by when that began (`CLOCK_MONOTONIC` ns).
+    watched: HashMap<u32, u64>,
+    /// Those that are not ready yet: since when, ns.
+    waiting: HashMap<u32, u64>,
+    /// Those that somebody was told of that they are not watched.
+    refused: HashSet<u32>,
+    /// Those that have the inode's number and size, but not our probes.
+    strangers: HashSet<u32>,
+    missed: Missed,
     next_search: Instant,
+    guard: Guard,
     /// The path, as long as it is the file's.
     path: Option<PathBuf>,
     /// It is not any more, and nobody was told.
@@ -86,15 +131,31 @@ impl Fleet {
     /// [`FleetError`]; then nothing is attached.
     pub fn open(path: &Path, options: Options, most: u32) -> Result<Self, FleetError> {
         let failed = |source| FleetError::File { path: path.to_owned(), source };
-        // Open before it is read: whatever is put in its place meanwhile is another file.
-        let file = File::open(path).map_err(failed)?;
-        let same = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file)));
+        // Open before it is read: whatever is put in its place meanwhile is another file. And guarded before it is read:
+        // what is understood is what the probes are put into.
+        let file = open_file(path).map_err(failed)?;
+        let (detacher, gate) = (Detacher::default(), Gate::default());
+        let (closes, waits) = (detacher.clone(), Arc::clone(&gate));
+        let make_way = move || {
+            // A link that is being made is closed as well.
+            let _made = waits.lock().unwrap_or_else(PoisonError::into_inner);
+            closes.close();
+        };
+        let attaching = gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let guard = Guard::take(&file, make_way)
+            .map_err(|source| FleetError::NoLease { path: path.to_owned(), source })?;
         let meta = file.metadata().map_err(failed)?;
-        let bytes = read_file(&same).map_err(failed)?;
+        let bytes = read(file.try_clone().map_err(failed)?).map_err(failed)?;
         let binary = GoBinary::parse_with(bytes, |id| debug_file(None, id)).map_err(WatchError::from)?;
         // Before the probes are on, so that nobody starts in between.
         let execs = Execs::attach().map_err(|error| error.to_string());
-        let probes = probe::Fleet::attach(file, &binary, options.probes, most).map_err(WatchError::from)?;
+        let means = (detacher, Arc::clone(&gate));
+        let probes =
+            probe::Fleet::attach(file, &binary, options.probes, most, means).map_err(WatchError::from)?;
+        drop(attaching);
+        if guard.is_broken() {
+            return Err(FleetError::Written { path: path.to_owned() });
+        }
         Ok(Self {
             device: meta.dev(),
             inode: meta.ino(),
@@ -104,8 +165,11 @@ impl Fleet {
             probes,
             execs,
             options,
-            known: HashSet::new(),
+            watched: HashMap::new(),
             waiting: HashMap::new(),
+            refused: HashSet::new(),
+            strangers: HashSet::new(),
+            missed: Missed::default(),
             next_search: Instant::now(),
             // That of a process goes with it.
             path: fs::read_link(path)
@@ -113,6 +177,7 @@ impl Fleet {
                 .filter(|_| path.starts_with("/proc"))
                 .or_else(|| Some(path.to_owned())),
             replaced: false,
+            guard,
         })
     }
 
@@ -152,12 +217,25 @@ impl Fleet {
         std::mem::replace(&mut self.replaced, false)
     }
 
-    /// Takes new processes in; waits at most so long for the first. `watched` are those that arrived before and did not
+    /// Whether somebody wants to write to the file, which nobody runs then. The probes are off for good: what is in it
+    /// from then on is another program.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.guard.is_broken()
+    }
+
+    /// Those that came and went unseen.
+    #[must_use]
+    pub const fn missed(&self) -> Missed {
+        self.missed
+    }
+
+    /// Takes new processes in; waits at most so long for the first. `watchers` are those that arrived before and did not
     /// leave.
     pub fn arrivals<'a>(
         &mut self,
         wait: Duration,
-        watched: impl IntoIterator<Item = &'a mut Watcher>,
+        watchers: impl IntoIterator<Item = &'a mut Watcher>,
     ) -> Vec<Arrival> {
         let wait = if self.waiting.is_empty() { wait } else { wait.min(RETRY) };
         let began = match &mut self.execs {
@@ -167,15 +245,24 @@ impl Fleet {
                 Vec::new()
             }
         };
-        let began: Vec<u32> = began.into_iter().filter(|pid| self.is_ours(*pid)).collect();
-        // Whoever executes itself anew is another program in the same process, which comes when the one before has left.
-        for watcher in watched {
-            if began.contains(&watcher.target().pid()) {
-                watcher.check_soon();
+        // Whoever executes anything is another program in the same process; if it is ours again, it comes when the one
+        // before has left. The beginning of what is watched is no such thing.
+        for watcher in watchers {
+            let pid = watcher.target().pid();
+            let since = self.watched.get(&pid).copied().unwrap_or(u64::MAX);
+            if began.iter().any(|(other, at_ns)| *other == pid && *at_ns > since) {
+                watcher.executed();
             }
         }
-        for pid in began {
-            self.waiting.insert(pid, Instant::now());
+        for (pid, at_ns) in began {
+            self.strangers.remove(&pid);
+            match self.is_ours(pid) {
+                Some(true) if self.watched.get(&pid).is_none_or(|since| at_ns > *since) => {
+                    self.waiting.insert(pid, at_ns);
+                }
+                Some(_) => {}
+                None => self.missed.unknown += 1,
+            }
         }
         if Instant::now() >= self.next_search {
             self.search();
@@ -185,14 +272,19 @@ impl Fleet {
 
     /// A process that was watched has ended, or executes something else.
     pub fn left(&mut self, pid: u32) {
-        self.known.remove(&pid);
+        self.watched.remove(&pid);
+        // There is room for another one.
+        if !self.refused.is_empty() {
+            self.next_search = Instant::now();
+        }
     }
 
-    fn is_ours(&self, pid: u32) -> bool {
+    /// `None`: it is gone.
+    fn is_ours(&self, pid: u32) -> Option<bool> {
         // The kernel answers for the file itself, whatever its path says by now. An overlay gives each container's view of
         // one file a device of its own: whether it is the same file, the probes tell in the end.
-        fs::metadata(format!("/proc/{pid}/exe"))
-            .is_ok_and(|meta| (meta.ino(), meta.size()) == (self.inode, self.size))
+        let meta = fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+        Some((meta.ino(), meta.size()) == (self.inode, self.size))
     }
 
     /// Whether a process whose executable has another device number runs the very file: the kernel has put our probes there
@@ -211,79 +303,66 @@ impl Fleet {
             (self.path, self.replaced) = (None, true);
         }
         let pids = process_ids();
-        self.known.retain(|pid| pids.binary_search(pid).is_ok());
+        let is_there = |pid: &u32| pids.binary_search(pid).is_ok();
+        self.refused.retain(is_there);
+        self.strangers.retain(is_there);
+        let now = monotonic_ns();
         for pid in pids {
-            if !self.known.contains(&pid) && self.is_ours(pid) {
-                self.waiting.entry(pid).or_insert_with(Instant::now);
+            let known = self.watched.contains_key(&pid) || self.strangers.contains(&pid);
+            if !known && self.is_ours(pid) == Some(true) {
+                // Those that were told of have one try each time.
+                let since = if self.refused.contains(&pid) { now.saturating_sub(PATIENCE) } else { now };
+                self.waiting.entry(pid).or_insert(since);
             }
         }
     }
 
     fn join(&mut self) -> Vec<Arrival> {
         let mut arrivals = Vec::new();
-        let mut waiting: Vec<(u32, Instant)> =
-            self.waiting.iter().map(|(pid, since)| (*pid, *since)).collect();
+        let mut waiting: Vec<(u32, u64)> = self.waiting.iter().map(|(pid, since)| (*pid, *since)).collect();
         waiting.sort_unstable();
         for (pid, since) in waiting {
             // The one before is still being taken leave of.
-            if self.known.contains(&pid) && since.elapsed() < PATIENCE {
+            if self.watched.contains_key(&pid) {
                 continue;
             }
-            let target = match Target::open(pid) {
-                Ok(target) => target,
-                Err(TargetError::Gone { .. }) => {
-                    self.waiting.remove(&pid);
-                    continue;
+            let begun = monotonic_ns();
+            let patient = begun.saturating_sub(since) < PATIENCE;
+            match self.watch(pid) {
+                Ok(Some(watcher)) => {
+                    self.watched.insert(pid, begun);
+                    self.refused.remove(&pid);
+                    let within = Duration::from_nanos(monotonic_ns().saturating_sub(since));
+                    arrivals.push(Arrival::Joined { watcher: Box::new(watcher), within });
                 }
-                Err(error) => {
-                    self.waiting.remove(&pid);
-                    self.known.insert(pid);
-                    arrivals.push(Arrival::Refused { pid, why: error.into() });
-                    continue;
-                }
-            };
-            let is_same = target.identity.exe_device == self.device;
-            if !is_same {
-                match self.has_our_probes(&target) {
-                    Ok(true) => {}
-                    Err(_) if since.elapsed() < PATIENCE => continue,
-                    // Another file, that has the number and the size by chance.
-                    Ok(false) | Err(_) => {
-                        self.waiting.remove(&pid);
-                        self.known.insert(pid);
-                        continue;
-                    }
-                }
-            }
-            match Watcher::join(
-                target,
-                Arc::clone(&self.binary),
-                Arc::clone(&self.hazards),
-                &self.probes,
-                self.options,
-            ) {
-                Ok(watcher) => {
-                    self.waiting.remove(&pid);
-                    self.known.insert(pid);
-                    arrivals.push(Arrival::Joined { watcher: Box::new(watcher), within: since.elapsed() });
-                }
+                // Another file, that has the number and the size by chance.
+                Ok(None) => drop(self.strangers.insert(pid)),
+                Err(WatchError::Target(TargetError::Gone { .. })) => self.missed.ours += 1,
                 // A program that has just begun has no runtime yet.
-                Err(why) if since.elapsed() < PATIENCE && !is_final(&why) => {}
-                Err(why) => {
-                    self.waiting.remove(&pid);
-                    // It ended, or is another program by now: nothing to be told of.
-                    if self.is_ours(pid) {
-                        self.known.insert(pid);
-                        arrivals.push(Arrival::Refused { pid, why });
-                    }
-                }
+                Err(why) if patient && !is_final(&why) => continue,
+                Err(why) => match self.is_ours(pid) {
+                    Some(true) if self.refused.insert(pid) => arrivals.push(Arrival::Refused { pid, why }),
+                    Some(_) => {}
+                    None => self.missed.ours += 1,
+                },
             }
+            self.waiting.remove(&pid);
         }
         arrivals
     }
+
+    /// Begins to watch a process, if it is of the executable.
+    fn watch(&self, pid: u32) -> Result<Option<Watcher>, WatchError> {
+        let target = Target::open(pid)?;
+        if target.identity.exe_device != self.device && !self.has_our_probes(&target)? {
+            return Ok(None);
+        }
+        let (binary, hazards) = (Arc::clone(&self.binary), Arc::clone(&self.hazards));
+        Watcher::join(target, binary, hazards, &self.probes, self.options).map(Some)
+    }
 }
 
-/// Whether to try again is of no use.
+/// Whether to try again at once is of no use.
 const fn is_final(why: &WatchError) -> bool {
-    matches!(why, WatchError::Probe(ProbeError::Full { .. } | ProbeError::Bytes { .. }))
+    matches!(why, WatchError::Probe(ProbeError::Full | ProbeError::Bytes { .. }))
 }

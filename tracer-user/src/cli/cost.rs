@@ -3,7 +3,7 @@
 use gotrail::agent::{Ledger, Mode, Numbers, Prices, Step, Stretch};
 use gotrail::memory::monotonic_ns;
 use gotrail::model::Estimate;
-use gotrail::probe::{Calibration, Why};
+use gotrail::probe::{Calibration, Relink, Why};
 use gotrail::text::duration;
 use serde_json::{Value, json};
 use tracer_ebpf::{Probe, TIER_T1, TIER_T2, TIER_T3};
@@ -196,6 +196,37 @@ pub(crate) fn gap(tier: u32, from_ns: u64, to_ns: u64, why: Why) -> Told {
         "to_ns": to_ns,
         "length_ns": to_ns.saturating_sub(from_ns),
         "why": why.name(),
+    });
+    Told::note("gap", text, fields)
+}
+
+/// That the link of the rare tier was made anew, to the watch of a process.
+pub(crate) fn relinked(relink: &Relink, pid: u32) -> Told {
+    let Relink { from_ns, to_ns, by, off, failed } = relink;
+    let off = names(off);
+    let mut text = format!(
+        "gap: no rare probe was on for {}, until {} ago",
+        duration(to_ns.saturating_sub(*from_ns)),
+        duration(monotonic_ns().saturating_sub(*to_ns))
+    );
+    if *by != pid {
+        text.push_str(&format!(", for what they cost process {by}, which has the same"));
+    }
+    match failed {
+        Some(why) => text.push_str(&format!("; they could not be put back: {why}")),
+        None if off.is_empty() => text.push_str("; all are on again"),
+        None => text.push_str(&format!("; off from then on: {}", off.join(", "))),
+    }
+    let fields = json!({
+        "tier": "T1",
+        "from": wall(*from_ns),
+        "from_ns": from_ns,
+        "to_ns": to_ns,
+        "length_ns": to_ns.saturating_sub(*from_ns),
+        "why": "relinked",
+        "for_process": by,
+        "off": off,
+        "failed": failed,
     });
     Told::note("gap", text, fields)
 }

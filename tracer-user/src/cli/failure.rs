@@ -101,7 +101,8 @@ impl From<WatchError> for Failure {
 impl From<FleetError> for Failure {
     fn from(error: FleetError) -> Self {
         match error {
-            FleetError::File { .. } => Self::new(BACKEND, error.to_string()),
+            FleetError::File { .. } | FleetError::Written { .. } => Self::new(BACKEND, error.to_string()),
+            FleetError::NoLease { .. } => Self::new(UNSUPPORTED, error.to_string()),
             FleetError::Watch(e) => e.into(),
         }
     }

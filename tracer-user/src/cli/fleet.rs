@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use gotrail::agent::{Arrival, Fleet};
 use gotrail::memory::monotonic_ns;
 use gotrail::probe::Links;
+use gotrail::target::Target;
 use gotrail::text::{duration, printable};
 use serde_json::json;
 
@@ -23,9 +24,11 @@ const FLUSH_OF_ONE: Duration = Duration::from_millis(200);
 pub(crate) fn run(args: &AttachArgs, path: &str) -> Result<ExitCode, Failure> {
     let options = args.options()?;
     drop(Export::prepare(&args.otlp)?);
-    // The number of a process stands for what it runs.
-    let path =
-        if path.bytes().all(|b| b.is_ascii_digit()) { format!("/proc/{path}/exe") } else { path.to_owned() };
+    // The number of a process stands for what it runs; a file whose name is a number can be written as ./4711.
+    let path = match path.parse() {
+        Ok(pid) => Target::open(pid)?.exe_path().display().to_string(),
+        Err(_) => path.to_owned(),
+    };
     let mut fleet = Fleet::open(path.as_ref(), options, args.most)?;
     let signals = signals::watch(fleet.detacher())?;
     let begun_ns = monotonic_ns();
@@ -40,22 +43,23 @@ pub(crate) fn run(args: &AttachArgs, path: &str) -> Result<ExitCode, Failure> {
         for arrival in fleet.arrivals(wait, members.iter_mut().map(|member| &mut member.watcher)) {
             match arrival {
                 Arrival::Joined { watcher, within } => {
-                    let export = Export::prepare(&args.otlp)?;
-                    let export = export.start(&watcher, args.otlp.service_name.as_deref())?;
-                    let member = Attach::of_many(args, *watcher, export, (begun_ns, tally.joined == 0));
-                    member.announce_joined(within);
-                    tally.joined += 1;
-                    members.push(member);
-                }
-                Arrival::Refused { pid, why } => {
-                    tally.refused += 1;
-                    let why = why.to_string();
-                    if args.format == Format::Json {
-                        let line = json!({ "schema": "gotrail.attach/1", "type": "refused", "pid": pid, "message": why });
-                        outln!("{line}");
+                    let export = Export::prepare(&args.otlp)
+                        .and_then(|export| export.start(&watcher, args.otlp.service_name.as_deref()));
+                    match export {
+                        Ok(export) => {
+                            let first = tally.joined == 0;
+                            let member = Attach::of_many(args, *watcher, export, (begun_ns, first));
+                            member.announce_joined(within);
+                            tally.joined += 1;
+                            members.push(member);
+                        }
+                        // The others are watched on.
+                        Err(Failure { message, .. }) => {
+                            tally.refuse(args, watcher.target().pid(), &message);
+                        }
                     }
-                    errln!("process {pid} is not watched: {}", printable(&why));
                 }
+                Arrival::Refused { pid, why } => tally.refuse(args, pid, &why.to_string()),
             }
         }
         if fleet.untold() != untold {
@@ -70,7 +74,13 @@ pub(crate) fn run(args: &AttachArgs, path: &str) -> Result<ExitCode, Failure> {
                 printable(&path)
             );
         }
-        let over = signals.stopped() || end.is_some_and(|end| Instant::now() >= end);
+        if fleet.is_over() {
+            errln!(
+                "{} is about to be overwritten, as nobody runs it: the probes are off, and the watch ends; begin it again for the new program",
+                printable(&path)
+            );
+        }
+        let over = fleet.is_over() || signals.stopped() || end.is_some_and(|end| Instant::now() >= end);
         if over {
             detached_in = fleet.detacher().close();
             fleet.probes().leave_all();
@@ -100,7 +110,7 @@ pub(crate) fn run(args: &AttachArgs, path: &str) -> Result<ExitCode, Failure> {
             break;
         }
     }
-    tally.tell(args, &path, detached_in, fleet.probes().strays());
+    tally.tell(args, &path, detached_in, &fleet);
     Ok(if tally.export_failed { ExitCode::from(BACKEND) } else { ExitCode::SUCCESS })
 }
 
@@ -115,6 +125,15 @@ struct Tally {
 }
 
 impl Tally {
+    fn refuse(&mut self, args: &AttachArgs, pid: u32, why: &str) {
+        self.refused += 1;
+        if args.format == Format::Json {
+            let line = json!({ "schema": "gotrail.attach/1", "type": "refused", "pid": pid, "message": why });
+            outln!("{line}");
+        }
+        errln!("process {pid} is not watched for now: {}", printable(why));
+    }
+
     fn add(&mut self, member: &Attach<'_>) {
         let findings = member.watcher.ledger().iter().count() as u64;
         self.findings += findings;
@@ -122,8 +141,9 @@ impl Tally {
         self.export_failed |= member.export.failed();
     }
 
-    fn tell(&self, args: &AttachArgs, path: &str, detached_in: Duration, strays: u64) {
+    fn tell(&self, args: &AttachArgs, path: &str, detached_in: Duration, fleet: &Fleet) {
         let Self { joined, refused, findings, with_findings, .. } = self;
+        let (missed, strays) = (fleet.missed(), fleet.probes().strays());
         if args.format == Format::Json {
             let line = json!({
                 "schema": "gotrail.attach/1",
@@ -133,6 +153,9 @@ impl Tally {
                 "refused": refused,
                 "findings": findings,
                 "processes_with_findings": with_findings,
+                "ended_before_watched": missed.ours,
+                "ended_unrecognised": missed.unknown,
+                "overwritten": fleet.is_over(),
                 "stray_records": strays,
                 "detached_in_ns": u64::try_from(detached_in.as_nanos()).unwrap_or(u64::MAX),
             });
@@ -140,10 +163,19 @@ impl Tally {
             return;
         }
         outln!(
-            "\n{joined} processes of {} were watched, {refused} refused; {findings} findings in {with_findings} of them; probes off in {}",
+            "\n{joined} processes of {} were watched; {refused} were not at first, or not at all; {findings} findings in {with_findings} of them; probes off in {}",
             printable(path),
             duration(u64::try_from(detached_in.as_nanos()).unwrap_or(u64::MAX))
         );
+        if missed.ours != 0 {
+            outln!("  {} more ended before they could be watched", missed.ours);
+        }
+        if missed.unknown != 0 {
+            outln!(
+                "  {} programs of this host, of whatever executable, ended before it could be told whether they were any of these",
+                missed.unknown
+            );
+        }
         if strays != 0 {
             outln!("  {strays} records of processes that had left already");
         }
@@ -176,4 +208,18 @@ fn announce(args: &AttachArgs, fleet: &Fleet, path: &str) {
         );
     }
     not_seen(probes.plan());
+    if args.format == Format::Json {
+        let line = json!({
+            "schema": "gotrail.attach/1",
+            "type": "fleet_attached",
+            "executable": path,
+            "go_version": binary.version().to_string(),
+            "layout_source": binary.layout_source().to_string(),
+            "probes": probes.plan().sites.len(),
+            "attached_in_ns": took,
+            "most": args.most,
+            "searched": fleet.searches(),
+        });
+        outln!("{line}");
+    }
 }

@@ -79,6 +79,7 @@ pub(crate) fn losses(accounting: &Accounting) -> Value {
                 "lost": account.lost(),
                 "lost_ring": account.lost_ring,
                 "lost_map": account.lost_map,
+                "lost_queue": account.lost_queue,
                 "faulted": account.faulted,
                 "partial": account.partial,
             })
@@ -93,6 +94,7 @@ pub(crate) fn losses(accounting: &Accounting) -> Value {
         "skipped": total.skipped,
         "lost_ring": total.lost_ring,
         "lost_map": total.lost_map,
+        "lost_queue": total.lost_queue,
         "faulted": total.faulted,
         "refused": total.refused,
         "partial": total.partial,

@@ -21,12 +21,14 @@ pub(super) const IDLE_INTERVAL: Duration = Duration::from_millis(20);
 /// Records in one batch.
 pub(super) const BATCH: usize = 4096;
 /// Batches that wait for the consumer. When it is full, records stay in the ring, whose losses are counted.
-pub(super) const QUEUE: usize = 64;
+const QUEUE: usize = 64;
 
 /// What the drain saw.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
     pub(super) received: HashMap<Probe, u64>,
+    /// Records that were taken out of the ring and dropped, as their consumer was behind.
+    pub(super) overflowed: HashMap<Probe, u64>,
     pub(super) gaps: u64,
     pub(super) undecodable: u64,
     pub(super) procid_mismatches: u64,

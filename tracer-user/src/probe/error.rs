@@ -49,12 +49,9 @@ pub enum ProbeError {
     },
     /// As many processes are watched as was asked for at most.
     #[error(
-        "process {pid} is not watched: as many are watched already as --most allows, which has a row of counters for each"
+        "as many processes of the executable are watched already as --most allows; a larger --most takes more"
     )]
-    Full {
-        /// The process.
-        pid: u32,
-    },
+    Full,
     /// The bytes at a site are not those of the file.
     #[error(
         "the code of {function} in the memory of process {pid} differs from its file at {address:#x}: another tracer or debugger is at work, or the file was rewritten; nothing was attached"

@@ -28,6 +28,8 @@ pub struct ProbeAccount {
     pub skipped: u64,
     /// Hits without a record, because the process's memory could not be read.
     pub faulted: u64,
+    /// Records that were dropped in user space, as their consumer was behind; they are not among those delivered.
+    pub lost_queue: u64,
     /// Records that arrived in user space.
     pub received: u64,
 }
@@ -36,7 +38,7 @@ impl ProbeAccount {
     /// Hits that should have told something and did not.
     #[must_use]
     pub const fn lost(&self) -> u64 {
-        self.lost_ring + self.lost_map + self.refused + self.faulted
+        self.lost_ring + self.lost_map + self.lost_queue + self.refused + self.faulted
     }
 
     /// Whether every hit is accounted for.
@@ -118,6 +120,7 @@ impl Accounting {
             lost_map: sum.lost_map + p.lost_map,
             skipped: sum.skipped + p.skipped,
             faulted: sum.faulted + p.faulted,
+            lost_queue: sum.lost_queue + p.lost_queue,
             received: sum.received + p.received,
         })
     }
@@ -197,6 +200,7 @@ impl Counters {
             lost_map: sum.lost_map + cpu.lost_map,
             skipped: sum.skipped + cpu.skipped,
             faulted: sum.faulted + cpu.faulted,
+            lost_queue: 0,
             received: 0,
         })
     }

@@ -5,6 +5,7 @@ pub mod calibrate;
 mod check;
 mod config;
 mod cpu;
+mod detacher;
 mod drain;
 mod error;
 mod fleet;
@@ -18,12 +19,13 @@ mod switching;
 
 pub use calibrate::Calibration;
 pub use cpu::{CpuSamples, HERTZ, SAMPLE_NS};
+pub use detacher::Detacher;
 pub use error::ProbeError;
-pub use fleet::{Execs, Fleet};
+pub use fleet::{Execs, Fleet, Gate};
 pub use keeper::{Leases, Report, Why};
 pub use kernel::{Kernel, Links};
 pub use losses::{Accounting, Counters, ProbeAccount, SwitchAccount};
-pub use session::{Detacher, Options, Session, Stream, SwitchMode, SwitchStream};
+pub use session::{Options, Relink, Session, Stream, SwitchMode, SwitchStream};
 pub use switching::Stretches;
 
 /// Runs as one of gotrail's own helpers, if this process was started as one: call it first of all in `main`. Whoever

@@ -1,13 +1,11 @@
 //! The probes of one process, from attach to the last record.
 
 use std::os::unix::fs::MetadataExt as _;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use aya::maps::{HashMap, PerCpuHashMap, RingBuf};
-use aya::programs::uprobe::UProbeLink;
 use aya::{Ebpf, EbpfLoader};
 use bytemuck::Zeroable as _;
 use tracer_ebpf::Probe;
@@ -19,6 +17,7 @@ use tracer_ebpf::{
 
 use super::check::check_sites;
 use super::config::{Wire, config};
+use super::detacher::Detacher;
 use super::drain::{Drain, IDLE_INTERVAL, Marks, Seen};
 use super::error::ProbeError;
 use super::fleet::Member;
@@ -90,74 +89,6 @@ pub type Stream = Receiver<Vec<Event>>;
 /// What T3 saw, in batches; likewise.
 pub type SwitchStream = Receiver<Vec<Switch>>;
 
-/// The links of a session by tier; whoever holds a clone can take the probes off.
-#[derive(Clone, Debug, Default)]
-pub struct Detacher {
-    links: Arc<Mutex<Vec<(u32, UProbeLink)>>>,
-    leases: Option<Leases>,
-    closed: Arc<AtomicBool>,
-    /// When somebody began to close it, and how long that took.
-    closing: Arc<(OnceLock<Instant>, OnceLock<Duration>)>,
-    switching: Option<Switching>,
-}
-
-impl Detacher {
-    /// Takes off the probes of some tiers, the links in parallel since the kernel takes tens of milliseconds
-    /// for each. Returns once they are gone.
-    pub fn detach(&self, tiers: u32) {
-        if let Some(switching) = self.switching.as_ref().filter(|_| tiers & TIER_T3 != 0) {
-            switching.end();
-        }
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        let (gone, kept) = std::mem::take(&mut *links).into_iter().partition(|(tier, _)| tier & tiers != 0);
-        *links = kept;
-        let gone: Vec<(u32, UProbeLink)> = gone;
-        // The lock is held meanwhile: who comes second waits until the probes are really gone.
-        std::thread::scope(|scope| {
-            for (_, link) in gone {
-                scope.spawn(move || drop(link));
-            }
-        });
-    }
-
-    /// Takes a link in; `false` if the probes were taken off for good meanwhile, which is not overruled.
-    pub(super) fn add(&self, tier: u32, link: UProbeLink) -> bool {
-        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.closed.load(Ordering::Acquire) {
-            drop(links);
-            drop(link);
-            return false;
-        }
-        links.push((tier, link));
-        true
-    }
-
-    /// Takes off all probes for good: none is put back. Returns how long that took, whoever did it.
-    pub fn close(&self) -> Duration {
-        let (begun, took) = &*self.closing;
-        let begun = begun.get_or_init(Instant::now);
-        self.closed.store(true, Ordering::Release);
-        if let Some(switching) = &self.switching {
-            switching.close();
-        }
-        std::thread::scope(|scope| {
-            if let Some(leases) = &self.leases {
-                scope.spawn(|| leases.close());
-            }
-            self.detach(u32::MAX);
-        });
-        *took.get_or_init(|| begun.elapsed())
-    }
-
-    /// The tiers that are on.
-    #[must_use]
-    pub fn tiers(&self) -> u32 {
-        let held = self.links.lock().unwrap_or_else(PoisonError::into_inner);
-        let leased = self.leases.as_ref().map_or(0, Leases::on);
-        held.iter().fold(leased, |sum, (tier, _)| sum | tier)
-    }
-}
-
 /// Whose probes they are.
 #[derive(Debug)]
 enum Owner {
@@ -187,10 +118,35 @@ pub struct Session {
     plan: Plan,
     /// Sites that cost too much.
     taken_off: Vec<Site>,
+    relinks: Vec<Relink>,
     target: Target,
     bias: u64,
     attached_in: Duration,
     loaded_in: Vec<(&'static str, Duration)>,
+}
+
+/// The link of the rare tier was made anew: from one time to another (`CLOCK_MONOTONIC` ns) none of its probes was on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Relink {
+    /// When the old one was dropped.
+    pub from_ns: u64,
+    /// When the new one was there.
+    pub to_ns: u64,
+    /// The process whose cost was the reason.
+    pub by: u32,
+    /// What is off from then on.
+    pub off: Vec<Probe>,
+    /// Why there is no new one, if there is not.
+    pub failed: Option<String>,
+}
+
+/// Has a plan without the probes that are off, whose sites are kept aside, and those with it that are not any more.
+pub(super) fn set_off(plan: &mut Plan, aside: &mut Vec<Site>, off: &[Probe]) {
+    let all = std::mem::take(&mut plan.sites).into_iter().chain(std::mem::take(aside));
+    (*aside, plan.sites) = all.partition(|site| off.contains(&site.probe));
+    plan.unavailable.retain(|u| u.why != TAKEN_OFF);
+    let lost = off.iter().map(|probe| Unavailable { probe: *probe, why: TAKEN_OFF.to_owned(), lost: true });
+    plan.unavailable.extend(lost);
 }
 
 /// What is said of them.
@@ -297,13 +253,7 @@ impl Session {
                 leases.renew(tier, length);
             }
         }
-        let links = Detacher {
-            links: Arc::new(Mutex::new(links)),
-            leases,
-            closed: Arc::default(),
-            closing: Arc::default(),
-            switching: Some(switching.clone()),
-        };
+        let links = Detacher::new(links, leases, switching.clone());
         let stretches = Stretches::new(switching, switch_drain.marks());
         let switches_until_ns = options.switches_for.map(|time| monotonic_ns().saturating_add(nanos(time)));
         if let Some(until_ns) = switches_until_ns {
@@ -320,6 +270,7 @@ impl Session {
             switches_until_ns,
             plan,
             taken_off: Vec::new(),
+            relinks: Vec::new(),
             target: target.clone(),
             bias,
             attached_in: begun.elapsed(),
@@ -333,10 +284,12 @@ impl Session {
         member: Member,
         target: &Target,
         bias: u64,
-        plan: Plan,
+        (mut plan, off): (Plan, &[Probe]),
         (switching, counters, links, kind): (Switching, Counters, Detacher, Links),
         begun: Instant,
     ) -> Self {
+        let mut taken_off = Vec::new();
+        set_off(&mut plan, &mut taken_off, off);
         Self {
             owner: Owner::Fleet(member),
             counters,
@@ -345,7 +298,8 @@ impl Session {
             stretches: Stretches::new(switching, Marks::default()),
             switches_until_ns: None,
             plan,
-            taken_off: Vec::new(),
+            taken_off,
+            relinks: Vec::new(),
             target: target.clone(),
             bias,
             attached_in: begun.elapsed(),
@@ -395,27 +349,28 @@ impl Session {
     }
 
     /// Takes some probes of the rare tier off and leaves the others on. A link can't be changed: it is dropped and made
-    /// anew, and what is hit in between is not seen.
+    /// anew, and what is hit in between is not seen ([`Self::relinks`]).
     ///
     /// # Errors
     /// [`ProbeError`] if the rest can't be put back; the tier is off then.
     pub fn take_off(&mut self, probes: &[Probe]) -> Result<(), ProbeError> {
-        let (gone, kept): (Vec<Site>, Vec<Site>) =
-            std::mem::take(&mut self.plan.sites).into_iter().partition(|site| probes.contains(&site.probe));
-        let changed = gone.iter().any(|site| site.probe.tier() == TIER_T1);
-        self.plan.sites = kept;
-        self.taken_off.extend(gone);
-        let lost =
-            probes.iter().map(|probe| Unavailable { probe: *probe, why: TAKEN_OFF.to_owned(), lost: true });
-        self.plan.unavailable.extend(lost);
-        if !changed || self.links.tiers() & TIER_T1 == 0 {
-            return Ok(());
-        }
         if let Owner::Fleet(member) = &self.owner {
             return member.take_off(probes);
         }
+        let changed = self.plan.sites.iter().any(|s| s.probe.tier() == TIER_T1 && probes.contains(&s.probe));
+        let off: Vec<Probe> =
+            self.taken_off.iter().map(|site| site.probe).chain(probes.iter().copied()).collect();
+        set_off(&mut self.plan, &mut self.taken_off, &off);
+        if !changed || self.links.tiers() & TIER_T1 == 0 {
+            return Ok(());
+        }
+        let from_ns = monotonic_ns();
         self.links.detach(TIER_T1);
-        self.relink(TIER_T1)
+        let made = self.relink(TIER_T1);
+        let failed = made.as_ref().err().map(ToString::to_string);
+        let by = self.target.pid();
+        self.relinks.push(Relink { from_ns, to_ns: monotonic_ns(), by, off, failed });
+        made
     }
 
     /// Puts probes back that were taken off, by a link of their own.
@@ -423,17 +378,27 @@ impl Session {
     /// # Errors
     /// [`ProbeError`]; then they stay off.
     pub fn put_back(&mut self, probes: &[Probe]) -> Result<(), ProbeError> {
-        let (back, still): (Vec<Site>, Vec<Site>) =
-            std::mem::take(&mut self.taken_off).into_iter().partition(|site| probes.contains(&site.probe));
-        self.taken_off = still;
         if let Owner::Fleet(member) = &self.owner {
-            member.put_back(probes)?;
-        } else if !back.is_empty() {
+            return member.put_back(probes);
+        }
+        let back: Vec<Site> = self.taken_off.iter().filter(|s| probes.contains(&s.probe)).cloned().collect();
+        if !back.is_empty() {
             self.link_sites(TIER_T1, &back.iter().collect::<Vec<_>>())?;
         }
-        self.plan.unavailable.retain(|u| u.why != TAKEN_OFF || !probes.contains(&u.probe));
-        self.plan.sites.extend(back);
+        let still = self.taken_off.iter().map(|site| site.probe).filter(|probe| !probes.contains(probe));
+        let still: Vec<Probe> = still.collect();
+        set_off(&mut self.plan, &mut self.taken_off, &still);
         Ok(())
+    }
+
+    /// How the link of the rare tier was made anew since this was asked last, by whomever.
+    pub fn relinks(&mut self) -> Vec<Relink> {
+        let Owner::Fleet(member) = &self.owner else { return std::mem::take(&mut self.relinks) };
+        let relinks = member.relinks();
+        if let Some(last) = relinks.last() {
+            set_off(&mut self.plan, &mut self.taken_off, &last.off);
+        }
+        relinks
     }
 
     /// Puts a tier on that is off and not had by lease.
@@ -524,7 +489,7 @@ impl Session {
     /// The tiers that are had by lease, if any are.
     #[must_use]
     pub const fn leases(&self) -> Option<&Leases> {
-        self.links.leases.as_ref()
+        self.links.leases()
     }
 
     /// The counters of the probes: what they say is exact once the session is detached.
@@ -544,6 +509,8 @@ impl Session {
         for (probe, account) in &mut probes {
             let of = |seen: &Seen| seen.received.get(probe).copied().unwrap_or(0);
             account.received = of(&seen) + of(&switches);
+            account.lost_queue = seen.overflowed.get(probe).copied().unwrap_or(0);
+            account.delivered = account.delivered.saturating_sub(account.lost_queue);
         }
         Accounting {
             probes,

@@ -14,9 +14,17 @@ use super::identity::MAX_EXECUTABLE;
 /// # Errors
 /// It can't be read, or is larger (`FileTooLarge`).
 pub fn read_file(path: &Path) -> io::Result<Arc<[u8]>> {
+    read(open_file(path)?)
+}
+
+/// Opens a file for reading.
+///
+/// # Errors
+/// The kernel's.
+pub fn open_file(path: &Path) -> io::Result<File> {
     // Not waiting for a writer, should it be a pipe.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
-    read(File::from(open(path, flags, Mode::empty())?))
+    Ok(File::from(open(path, flags, Mode::empty())?))
 }
 
 /// Reads a file by its path in the root of a process, which may be a container's: no link there leads out of it.
@@ -28,7 +36,11 @@ fn read_within(pid: u32, path: &str) -> io::Result<Arc<[u8]>> {
     read(File::from(openat2(root, path.trim_start_matches('/'), flags, Mode::empty(), resolve)?))
 }
 
-fn read(mut file: File) -> io::Result<Arc<[u8]>> {
+/// Reads an open file whole, from where it stands, if it is one of at most [`MAX_EXECUTABLE`] bytes.
+///
+/// # Errors
+/// It can't be read, is no regular file, or is larger (`FileTooLarge`).
+pub fn read(mut file: File) -> io::Result<Arc<[u8]>> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         let what = if metadata.is_dir() { "it is a directory" } else { "it is a pipe, a device or a socket" };

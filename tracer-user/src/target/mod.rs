@@ -6,6 +6,7 @@ mod cpu_time;
 mod descriptors;
 mod exit;
 mod files;
+mod guard;
 mod identity;
 mod limits;
 mod maps;
@@ -24,7 +25,8 @@ pub use core_file::{
 pub use cpu_time::cpu_time_ns;
 pub use descriptors::{Descriptor, Descriptors};
 pub use exit::{Exit, Watch, signal_name};
-pub use files::{debug_file, mapped_libraries, read_file, read_library};
+pub use files::{debug_file, mapped_libraries, open_file, read, read_file, read_library};
+pub use guard::Guard;
 pub use identity::{Identity, Look, Target, TargetError, process_ids};
 pub use limits::{CpuLimit, cpu_limit};
 pub use maps::{Mapping, executable_mappings};

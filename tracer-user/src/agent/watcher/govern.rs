@@ -51,6 +51,7 @@ impl Watcher {
             }
             notices.push(Notice::Governed(step));
         }
+        notices.extend(self.session.relinks().into_iter().map(Notice::Relinked));
     }
 
     /// A tier was observed for a while, and is not any more.

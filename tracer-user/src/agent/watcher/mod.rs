@@ -54,6 +54,8 @@ pub struct Watcher {
     idle: Idle,
     /// One of many: while it is idle, not all is looked at each time.
     patient: bool,
+    /// The kernel has told that it executes another program.
+    executed: bool,
     stopped: bool,
     lost: u64,
     exit: Option<Exit>,
@@ -167,6 +169,7 @@ impl Watcher {
             next_check: Instant::now(),
             idle: Idle::default(),
             patient: false,
+            executed: false,
             stopped: false,
             lost: 0,
             stream: Some(stream),

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use tracer_ebpf::TIER_T3;
 
 use super::{Notice, Watcher};
-use crate::agent::idle::Idle;
 use crate::detect::{Context, call_frames, examine, watched_connections};
 use crate::memory::{ReadError, Runtime, RuntimeError, monotonic_ns};
 use crate::model::{CallStack, Event, EventKind, StwReason};
@@ -15,8 +14,8 @@ use crate::target::Exit;
 
 /// A snapshot may take this share of the time at most.
 const SNAPSHOT_SHARE: u32 = 20;
-/// Batches of switches taken in at one step: many come at once, and the rest must not wait for them.
-const SWITCH_BATCHES: usize = 64;
+/// Batches taken in at one step: many come at once, and the rest must not wait for them.
+const BATCHES: usize = 64;
 /// So many times longer is the time between two looks at what is idle, where many are watched.
 const IDLE_OF_MANY: u32 = 5;
 /// How long one step waits for records.
@@ -50,6 +49,11 @@ impl Watcher {
             notices.push(Notice::Ended(exit));
             return notices;
         }
+        if self.executed && self.exit.is_none() {
+            self.exit = Some(Exit::Exec);
+            notices.push(Notice::Ended(Exit::Exec));
+            return notices;
+        }
         let now = Instant::now();
         if self.switches_until_ns.is_some_and(|end| monotonic_ns() >= end) && self.switches_are_off() {
             self.switches_until_ns = None;
@@ -70,10 +74,9 @@ impl Watcher {
         notices
     }
 
-    /// Has the next step look whether it is still the same program.
-    pub(in crate::agent) fn check_soon(&mut self) {
-        self.next_check = Instant::now();
-        self.idle = Idle::default();
+    /// The kernel has told that the process executes another program: the next step ends the watch.
+    pub(in crate::agent) const fn executed(&mut self) {
+        self.executed = true;
     }
 
     /// Whether the probes of switches are off whose time is over: the governor takes off what is had by lease.
@@ -85,16 +88,22 @@ impl Watcher {
     }
 
     fn receive(&mut self, wait: Duration) {
-        for batch in self.switches.iter().flat_map(SwitchStream::try_iter).take(SWITCH_BATCHES) {
+        for batch in self.switches.iter().flat_map(SwitchStream::try_iter).take(BATCHES) {
             batch.iter().for_each(|switch| self.process.switches.apply(switch));
         }
         let Some(stream) = &self.stream else { return };
-        match stream.recv_timeout(wait) {
-            Ok(batch) => batch.into_iter().for_each(|event| self.apply(event)),
-            Err(RecvTimeoutError::Timeout) => {}
+        let first = match stream.recv_timeout(wait) {
+            Ok(batch) => Some(batch),
+            Err(RecvTimeoutError::Timeout) => None,
             // The drain has ended before its time: its thread died. The accounting will not balance then.
-            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(wait),
-        }
+            Err(RecvTimeoutError::Disconnected) => {
+                std::thread::sleep(wait);
+                None
+            }
+        };
+        // All that is there, or what is told is older and older.
+        let batches: Vec<_> = first.into_iter().chain(stream.try_iter().take(BATCHES)).collect();
+        batches.into_iter().flatten().for_each(|event| self.apply(event));
     }
 
     /// Before Go 1.21 only the stack tells why the world is stopped, and stacks need the executable.

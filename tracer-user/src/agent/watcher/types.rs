@@ -6,7 +6,7 @@ use crate::agent::governor::{self, Step};
 use crate::binary::BinaryError;
 use crate::detect::{Change, Thresholds};
 use crate::memory::RuntimeError;
-use crate::probe::{Accounting, ProbeError, Why};
+use crate::probe::{Accounting, ProbeError, Relink, Why};
 use crate::target::{Exit, TargetError};
 
 /// Why a process can't be watched.
@@ -81,6 +81,8 @@ pub enum Notice {
         /// Why.
         why: Why,
     },
+    /// The link of the rare tier was made anew, which was a gap for all that it serves.
+    Relinked(Relink),
     /// A tier of probes is off, because it could not be put back without those that cost too much.
     ProbesLost(String),
     /// The ring had no room for so many records since the last look: that interval has gaps.

@@ -246,6 +246,10 @@ impl<'a> Attach<'a> {
                     }
                 }
                 Notice::Gap { tier, from_ns, to_ns, why } => self.told(cost::gap(*tier, *from_ns, *to_ns, *why)),
+                Notice::Relinked(relink) => {
+                    let told = cost::relinked(relink, self.watcher.target().pid());
+                    self.told(told);
+                }
                 Notice::Lost(count) => self.note(
                     "lost",
                     &format!("{count} events were lost (the ring was full): counts of this moment are too low; --ring-kib makes it larger"),

@@ -112,7 +112,16 @@ impl Attach<'_> {
             "created": cost::estimate(creations.rate()),
             "exited": cost::estimate(process.sampled_exits.rate()),
             "ids_handed_out": summary.goids,
+            "slowed_by_windows": self.slowed(summary),
         })
+    }
+
+    /// Whether more ids were handed out than the windows let expect: a trap takes longer than a goroutine that does next to
+    /// nothing, so in them less was done.
+    fn slowed(&self, summary: &Summary) -> bool {
+        let rate = self.watcher.process().sampled_creations.rate();
+        rate.zip(summary.goids)
+            .is_some_and(|(e, n)| n as f64 > SLOWED * e.high * summary.watched.as_secs_f64())
     }
 
     /// The share of the program's goroutines that wait for another one.
@@ -150,6 +159,9 @@ impl Attach<'_> {
             cost::summary(&summary.cost, self.watcher.budget()),
             summary.exit.map_or_else(String::new, |exit| format!("; it ended: {exit}"))
         );
+        if let Some(text) = self.export.state_text() {
+            outln!("{}  {text}", self.clock(monotonic_ns()));
+        }
     }
 
     fn summarize_text(&self, summary: &Summary) {
@@ -198,13 +210,11 @@ impl Attach<'_> {
                 )
             });
             let ids = summary.goids.map_or_else(String::new, |n| {
-                // A trap takes longer than a goroutine that does next to nothing.
-                let slowed = process
-                    .sampled_creations
-                    .rate()
-                    .is_some_and(|e| n as f64 > SLOWED * e.high * summary.watched.as_secs_f64());
-                let slowed =
-                    if slowed { ": more than in the windows, which slow the program down" } else { "" };
+                let slowed = if self.slowed(summary) {
+                    ": more than in the windows, which slow the program down"
+                } else {
+                    ""
+                };
                 format!("; the runtime handed out {n} goroutine ids meanwhile{slowed}")
             });
             format!("; creations and exits were not all observed, see above{rate}{ids}")

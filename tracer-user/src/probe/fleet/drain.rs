@@ -11,16 +11,18 @@ use aya::maps::{MapData, RingBuf};
 use bytemuck::pod_read_unaligned;
 use tracer_ebpf::EventHeader;
 
-use super::super::drain::{BATCH, Numbers, QUEUE, Seen, needs_procid};
+use super::super::drain::{BATCH, Numbers, Seen, needs_procid};
 use super::super::session::Stream;
 use crate::model::Event;
 use crate::record::decode;
 
 /// How often the ring is emptied: its records are rare.
 const INTERVAL: Duration = Duration::from_millis(50);
-/// Events of one process that wait for its consumer, beside those that are on their way to it. When there are so many,
-/// the ring is left as it is, whose losses are counted.
+/// Events of one process that wait for its consumer, beside as many that are on their way to it. What is beyond is dropped
+/// and counted: the ring is never left for the sake of one process, as the others' events are in it too.
 const PENDING: usize = 4 * BATCH;
+/// Records that are taken in one go at most.
+const AT_ONCE: usize = 1 << 16;
 
 /// What a process is handed its events by.
 #[derive(Debug)]
@@ -68,7 +70,7 @@ impl FleetDrain {
 
     /// Hands the events of a process out from now on.
     pub(super) fn enter(&self, pid: u32, bias: u64, check_procid: bool) -> (Stream, Arc<Mutex<Seen>>) {
-        let (sender, stream) = sync_channel(QUEUE);
+        let (sender, stream) = sync_channel(1);
         let seen = Arc::new(Mutex::new(Seen::default()));
         let route = Route {
             bias,
@@ -145,8 +147,7 @@ impl Worker {
         // Held throughout: who leaves is either seen before the ring is read, or has another turn.
         let mut routes = lock(&routes);
         let mut is_empty = false;
-        let mut is_full = routes.values().any(|route| route.pending.len() >= PENDING);
-        while !is_full {
+        for _ in 0..AT_ONCE {
             let Some(item) = self.ring.next() else {
                 is_empty = true;
                 break;
@@ -158,10 +159,7 @@ impl Worker {
             };
             self.sequences.entry(header.cpu).or_insert(Numbers::new(header.sequence)).take(header.sequence);
             match routes.get_mut(&header.tgid) {
-                Some(route) => {
-                    route.take(&item);
-                    is_full = route.pending.len() >= PENDING;
-                }
+                Some(route) => route.take(&item),
                 None => drop(self.strays.fetch_add(1, Ordering::AcqRel)),
             }
         }
@@ -178,6 +176,10 @@ impl Route {
             seen.undecodable += 1;
             return;
         };
+        if self.pending.len() >= PENDING {
+            *seen.overflowed.entry(decoded.probe).or_default() += 1;
+            return;
+        }
         *seen.received.entry(decoded.probe).or_default() += 1;
         if self.check_procid && needs_procid(decoded.probe) && !decoded.procid_matches {
             seen.procid_mismatches += 1;

@@ -73,15 +73,16 @@ impl Execs {
         Ok(Self { ring, lost, _link: link })
     }
 
-    /// Waits at most so long for the next ones, and gives the ids of those that began.
-    pub fn wait(&mut self, timeout: Duration) -> Vec<u32> {
+    /// Waits at most so long for the next ones, and gives the ids of those that began, and when (`CLOCK_MONOTONIC` ns).
+    pub fn wait(&mut self, timeout: Duration) -> Vec<(u32, u64)> {
         let timeout = Timespec::try_from(timeout).ok();
         // Interrupted or not: what is there is taken.
         let _ = poll(&mut [PollFd::from_borrowed_fd(self.ring.as_fd(), PollFlags::IN)], timeout.as_ref());
         let mut pids = Vec::new();
         while let Some(item) = self.ring.next() {
             if let Some(bytes) = item.get(..size_of::<ExecEvent>()) {
-                pids.push(pod_read_unaligned::<ExecEvent>(bytes).tgid);
+                let ExecEvent { tgid, time_ns, .. } = pod_read_unaligned(bytes);
+                pids.push((tgid, time_ns));
             }
         }
         pids

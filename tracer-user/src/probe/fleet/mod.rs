@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ use self::drain::FleetDrain;
 pub use self::execs::Execs;
 use super::check::{check_sites, has_breakpoints};
 use super::config::{config, for_process};
+use super::detacher::Detacher;
 use super::drain::Seen;
 use super::error::ProbeError;
 use super::kernel::{Kernel, Links};
@@ -33,11 +35,16 @@ use super::links::link_in;
 use super::losses::{Counters, Eraser};
 use super::object::object;
 use super::session::{
-    Detacher, Options, Session, Stream, kernel_error, open_counters, open_processes, pid_namespace, take,
+    Options, Relink, Session, Stream, kernel_error, open_counters, open_processes, pid_namespace, take,
 };
 use super::switching::{Processes, Switching, leave_all};
 use crate::binary::{GoBinary, Plan, Site};
+use crate::memory::monotonic_ns;
 use crate::target::Target;
+
+/// Held while a link is made, by whoever makes it: who closes the detacher and must be sure that nothing is left takes it
+/// before.
+pub type Gate = Arc<Mutex<()>>;
 
 /// Probes on all processes of one executable. Clones are the same.
 #[derive(Clone, Debug)]
@@ -56,6 +63,7 @@ struct Inner {
     counters: Counters,
     drain: FleetDrain,
     detacher: Detacher,
+    gate: Gate,
     state: Mutex<State>,
     attached_in: Duration,
 }
@@ -67,6 +75,8 @@ struct State {
     free: Vec<u32>,
     /// Probes that are off, by how many processes they cost too much.
     off: HashMap<Probe, u32>,
+    /// How often the link was made anew, each time with a hole: every half a minute at most, by the governors' pace.
+    relinks: Vec<Relink>,
 }
 
 impl std::fmt::Debug for State {
@@ -79,7 +89,8 @@ impl std::fmt::Debug for State {
 }
 
 impl Fleet {
-    /// Puts the probes of the first tier onto an executable. No process is let through yet.
+    /// Puts the probes of the first tier onto an executable, to be taken off by the detacher. Hold the gate meanwhile. No
+    /// process is let through yet.
     ///
     /// # Errors
     /// [`ProbeError`]; then nothing stays attached.
@@ -88,6 +99,7 @@ impl Fleet {
         binary: &GoBinary,
         options: Options,
         most_processes: u32,
+        (detacher, gate): (Detacher, Gate),
     ) -> Result<Self, ProbeError> {
         let begun = Instant::now();
         let kernel = Kernel::probe();
@@ -126,7 +138,13 @@ impl Fleet {
             .map_err(|e| error("open a ring buffer", &e))?;
         let drain =
             FleetDrain::start(ring).map_err(|e| kernel_error("start the drain", &kernel, e.to_string()))?;
-        let state = State { ebpf, eraser, free: (0..most_processes).rev().collect(), off: HashMap::new() };
+        let state = State {
+            ebpf,
+            eraser,
+            free: (0..most_processes).rev().collect(),
+            off: HashMap::new(),
+            relinks: Vec::new(),
+        };
         let mut inner = Inner {
             executable,
             settings: config(binary, &plan, 0, 0, &Options { tiers: TIER_T1, ..options }),
@@ -136,7 +154,8 @@ impl Fleet {
             processes,
             counters,
             drain,
-            detacher: Detacher::default(),
+            detacher,
+            gate,
             state: Mutex::new(state),
             attached_in: Duration::ZERO,
         };
@@ -155,15 +174,16 @@ impl Fleet {
         let error =
             |what, e: &(dyn std::error::Error + 'static)| ProbeError::from_aya(what, &kernel.release, e);
         check_sites(target, bias, &plan.sites)?;
-        let slot = {
+        let taken = {
             let mut state = self.0.state();
-            let slot = state.free.pop().ok_or(ProbeError::Full { pid: target.pid() })?;
+            let slot = state.free.pop().ok_or(ProbeError::Full)?;
             if let Err(e) = state.eraser.erase(slot) {
                 state.free.push(slot);
                 return Err(error("reset the counters", &e));
             }
-            slot
+            (slot, sorted(&state.off), state.relinks.len())
         };
+        let (slot, off, relinks) = taken;
         let pid = target.pid();
         let (stream, seen) = drain.enter(pid, bias, target.inner_pid == pid);
         let settings = for_process(*settings, bias, slot);
@@ -182,9 +202,10 @@ impl Fleet {
             switching: switching.clone(),
             seen,
             off: Mutex::default(),
+            relinks: AtomicUsize::new(relinks),
         };
         let shared = (switching, counters.of_slot(slot), detacher.clone(), *kind);
-        Ok((Session::shared(member, target, bias, plan.clone(), shared, begun), stream))
+        Ok((Session::shared(member, target, bias, (plan.clone(), &off), shared, begun), stream))
     }
 
     /// Whether the probes are in a process: then it runs this very file, whatever number its file system gives it.
@@ -254,16 +275,23 @@ impl Inner {
         Ok(())
     }
 
-    /// Changes what is off by `change`, and the link if need be: one can't be changed, so it is dropped and made anew.
-    fn relink(&self, change: impl FnOnce(&mut HashMap<Probe, u32>)) -> Result<(), ProbeError> {
+    /// Changes what is off by `change`, for a process that it costs too much, and the link if need be: one can't be changed,
+    /// so it is dropped and made anew. All are to be told.
+    fn relink(&self, by: u32, change: impl FnOnce(&mut HashMap<Probe, u32>)) -> Result<(), ProbeError> {
         let mut state = self.state();
         let before: Vec<Probe> = sorted(&state.off);
         change(&mut state.off);
-        if before == sorted(&state.off) {
+        let off = sorted(&state.off);
+        if before == off && self.detacher.tiers() & TIER_T1 != 0 {
             return Ok(());
         }
+        let _making = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        let from_ns = monotonic_ns();
         self.detacher.detach(TIER_T1);
-        self.link(&mut state)
+        let made = self.link(&mut state);
+        let failed = made.as_ref().err().map(ToString::to_string);
+        state.relinks.push(Relink { from_ns, to_ns: monotonic_ns(), by, off, failed });
+        made
     }
 }
 
@@ -292,6 +320,8 @@ pub(super) struct Member {
     seen: Arc<Mutex<Seen>>,
     /// What it had taken off.
     off: Mutex<Vec<Probe>>,
+    /// Of the times that the link was made anew, those that it was told of.
+    relinks: AtomicUsize,
 }
 
 impl Member {
@@ -308,28 +338,42 @@ impl Member {
 
     /// Takes probes off that cost this process too much: off all others too, who have the same link.
     pub(super) fn take_off(&self, probes: &[Probe]) -> Result<(), ProbeError> {
-        self.off.lock().unwrap_or_else(PoisonError::into_inner).extend(probes);
-        self.fleet.relink(|off| probes.iter().for_each(|probe| *off.entry(*probe).or_default() += 1))
+        let mut mine = self.off.lock().unwrap_or_else(PoisonError::into_inner);
+        let new: Vec<Probe> = probes.iter().filter(|probe| !mine.contains(probe)).copied().collect();
+        mine.extend(&new);
+        drop(mine);
+        self.fleet.relink(self.pid, |off| new.iter().for_each(|probe| *off.entry(*probe).or_default() += 1))
     }
 
-    /// Puts them back, unless they cost another one too much.
+    /// Puts back those that it had taken off, unless they cost another one too much.
     pub(super) fn put_back(&self, probes: &[Probe]) -> Result<(), ProbeError> {
-        self.off.lock().unwrap_or_else(PoisonError::into_inner).retain(|probe| !probes.contains(probe));
-        self.fleet.relink(|off| {
-            for probe in probes {
-                if let Some(count) = off.get_mut(probe) {
+        let mut mine = self.off.lock().unwrap_or_else(PoisonError::into_inner);
+        let (back, still): (Vec<Probe>, Vec<Probe>) =
+            std::mem::take(&mut *mine).into_iter().partition(|probe| probes.contains(probe));
+        *mine = still;
+        drop(mine);
+        self.fleet.relink(self.pid, |off| {
+            for probe in back {
+                if let Some(count) = off.get_mut(&probe) {
                     *count -= 1;
                 }
             }
             off.retain(|_, count| *count != 0);
         })
     }
+
+    /// How the link was made anew since this was asked last.
+    pub(super) fn relinks(&self) -> Vec<Relink> {
+        let state = self.fleet.state();
+        let told = self.relinks.swap(state.relinks.len(), Ordering::AcqRel);
+        state.relinks.get(told..).unwrap_or_default().to_vec()
+    }
 }
 
 impl Drop for Member {
     fn drop(&mut self) {
         self.leave();
-        let off = std::mem::take(&mut *self.off.lock().unwrap_or_else(PoisonError::into_inner));
+        let off = self.off.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if !off.is_empty() {
             // Whatever it says, the others are no worse off than before.
             drop(self.put_back(&off));

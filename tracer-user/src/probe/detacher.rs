@@ -1,0 +1,89 @@
+//! Taking probes off, from whatever thread.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use aya::programs::uprobe::UProbeLink;
+use tracer_ebpf::TIER_T3;
+
+use super::keeper::Leases;
+use super::switching::Switching;
+
+/// The links of a session by tier; whoever holds a clone can take the probes off.
+#[derive(Clone, Debug, Default)]
+pub struct Detacher {
+    links: Arc<Mutex<Vec<(u32, UProbeLink)>>>,
+    leases: Option<Leases>,
+    closed: Arc<AtomicBool>,
+    /// When somebody began to close it, and how long that took.
+    closing: Arc<(OnceLock<Instant>, OnceLock<Duration>)>,
+    switching: Option<Switching>,
+}
+
+impl Detacher {
+    /// Of these links, by tier, and what is had by lease.
+    pub(super) fn new(links: Vec<(u32, UProbeLink)>, leases: Option<Leases>, switching: Switching) -> Self {
+        Self { links: Arc::new(Mutex::new(links)), leases, switching: Some(switching), ..Self::default() }
+    }
+
+    /// What is had by lease.
+    pub(super) const fn leases(&self) -> Option<&Leases> {
+        self.leases.as_ref()
+    }
+
+    /// Takes off the probes of some tiers, the links in parallel since the kernel takes tens of milliseconds
+    /// for each. Returns once they are gone.
+    pub fn detach(&self, tiers: u32) {
+        if let Some(switching) = self.switching.as_ref().filter(|_| tiers & TIER_T3 != 0) {
+            switching.end();
+        }
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let (gone, kept) = std::mem::take(&mut *links).into_iter().partition(|(tier, _)| tier & tiers != 0);
+        *links = kept;
+        let gone: Vec<(u32, UProbeLink)> = gone;
+        // The lock is held meanwhile: who comes second waits until the probes are really gone.
+        std::thread::scope(|scope| {
+            for (_, link) in gone {
+                scope.spawn(move || drop(link));
+            }
+        });
+    }
+
+    /// Takes a link in; `false` if the probes were taken off for good meanwhile, which is not overruled.
+    pub(super) fn add(&self, tier: u32, link: UProbeLink) -> bool {
+        let mut links = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.closed.load(Ordering::Acquire) {
+            drop(links);
+            drop(link);
+            return false;
+        }
+        links.push((tier, link));
+        true
+    }
+
+    /// Takes off all probes for good: none is put back. Returns how long that took, whoever did it.
+    pub fn close(&self) -> Duration {
+        let (begun, took) = &*self.closing;
+        let begun = begun.get_or_init(Instant::now);
+        self.closed.store(true, Ordering::Release);
+        if let Some(switching) = &self.switching {
+            switching.close();
+        }
+        std::thread::scope(|scope| {
+            if let Some(leases) = &self.leases {
+                scope.spawn(|| leases.close());
+            }
+            self.detach(u32::MAX);
+        });
+        *took.get_or_init(|| begun.elapsed())
+    }
+
+    /// The tiers that are on.
+    #[must_use]
+    pub fn tiers(&self) -> u32 {
+        let held = self.links.lock().unwrap_or_else(PoisonError::into_inner);
+        let leased = self.leases.as_ref().map_or(0, Leases::on);
+        held.iter().fold(leased, |sum, (tier, _)| sum | tier)
+    }
+}
