@@ -11,6 +11,7 @@ use clap::{Args, Subcommand};
 use crate::workspace::Workspace;
 
 mod attach;
+mod common;
 mod crowd;
 mod events;
 mod inspect;

@@ -55,20 +55,6 @@ impl Idle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::Figures;
-
-    fn snapshot() -> Snapshot {
-        Snapshot {
-            taken_ns: 1,
-            took_ns: 1,
-            goroutines: Vec::new(),
-            torn: 0,
-            unread: 0,
-            unread_stacks: 0,
-            unread_bytes: 0,
-            figures: Figures::default(),
-        }
-    }
 
     #[test]
     fn truth_1_what_ran_is_read_again() {
@@ -76,11 +62,11 @@ mod tests {
         let pid = sleeper.id();
         let mut idle = Idle::default();
         assert!(idle.snapshot(pid).is_none(), "nothing was read yet");
-        idle.keep(snapshot());
+        idle.keep(Snapshot::empty(1));
         // It may still have been starting.
         std::thread::sleep(Duration::from_millis(200));
         if idle.snapshot(pid).is_none() {
-            idle.keep(snapshot());
+            idle.keep(Snapshot::empty(1));
         }
         let again = idle.snapshot(pid).expect("it sleeps");
         assert!(again.taken_ns > 1);
@@ -90,7 +76,7 @@ mod tests {
         let me = std::process::id();
         let mut idle = Idle::default();
         assert!(idle.snapshot(me).is_none());
-        idle.keep(snapshot());
+        idle.keep(Snapshot::empty(1));
         assert!(idle.snapshot(me).is_none(), "we run");
         assert!(!idle.is_idle(me) && !idle.is_idle(me));
     }

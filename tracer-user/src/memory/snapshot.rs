@@ -47,6 +47,21 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// One of nobody, for tests.
+    #[cfg(test)]
+    pub(crate) fn empty(taken_ns: u64) -> Self {
+        Self {
+            taken_ns,
+            took_ns: 1,
+            goroutines: Vec::new(),
+            torn: 0,
+            unread: 0,
+            unread_stacks: 0,
+            unread_bytes: 0,
+            figures: Figures::default(),
+        }
+    }
+
     /// Goroutines that belong to the program, not to the runtime.
     pub fn user(&self) -> impl Iterator<Item = &Goroutine> {
         self.goroutines.iter().filter(|g| !g.system)

@@ -262,19 +262,6 @@ fn bounded<T>(queue: &mut VecDeque<T>, item: T, most: usize, dropped: &mut u64) 
 mod tests {
     use super::*;
 
-    fn snapshot(taken_ns: u64) -> Snapshot {
-        Snapshot {
-            taken_ns,
-            took_ns: 1,
-            goroutines: Vec::new(),
-            torn: 0,
-            unread: 0,
-            unread_stacks: 0,
-            unread_bytes: 0,
-            figures: Figures::default(),
-        }
-    }
-
     fn create(time_ns: u64, goid: u64) -> Event {
         let kind = EventKind::GoCreate { goid, gopc: 0x100, startpc: 0x200 };
         Event { time_ns, goid: Some(1), thread: 1, kind }
@@ -284,7 +271,7 @@ mod tests {
     fn loss_1_who_ends_in_a_gap_was_not_lost_by_the_stream() {
         let mut process = Process::new(true);
         process.apply(&create(5, 7));
-        process.merge(&snapshot(10));
+        process.merge(&Snapshot::empty(10));
         assert_eq!(
             (process.goroutines.healed, process.has_lifetimes()),
             (1, true),
@@ -292,15 +279,15 @@ mod tests {
         );
         process.apply(&create(15, 8));
         process.begin_gap();
-        process.merge(&snapshot(20));
+        process.merge(&Snapshot::empty(20));
         assert_eq!(process.goroutines.len(), 0, "who is not in the snapshot has ended");
         // A window begins after the snapshot before: its first snapshot does not tell yet what was lost.
         process.end_gap(25);
         process.apply(&create(26, 9));
-        process.merge(&snapshot(30));
+        process.merge(&Snapshot::empty(30));
         assert_eq!((process.goroutines.healed, process.goroutines.exited), (1, 0), "no exit is made up");
         process.apply(&create(35, 10));
-        process.merge(&snapshot(40));
+        process.merge(&Snapshot::empty(40));
         assert_eq!(process.goroutines.healed, 2, "the stream is whole again, and is judged as such");
         assert!(!process.has_lifetimes(), "but it was not all the time");
     }

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::thread;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::common::Common;
 use super::machine::Machine;
 use super::spread::Spread;
 use super::tool::Tool;
 use crate::backends::{self, CADDY, ETCD, ETCD_STRIPPED, PROMETHEUS, Source, VICTORIA_METRICS};
-use crate::build;
 use crate::children::Guarded;
 use crate::scratch::Scratch;
 use crate::setup;
@@ -56,12 +56,8 @@ pub(crate) struct Arguments {
     /// How long each time, in seconds.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// This gotrail, for example an older one, instead of the one of this work tree with optimisations.
-    #[arg(long, value_name = "FILE")]
-    gotrail: Option<PathBuf>,
-    /// Where the figures go, as Markdown and JSON, instead of docs/bench.
-    #[arg(long, value_name = "FOLDER")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
 }
 
 struct Row {
@@ -79,10 +75,7 @@ struct Row {
 /// Runs it.
 pub(super) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCode> {
     let ready = setup::ensure(workspace)?;
-    let gotrail = match &arguments.gotrail {
-        Some(given) => given.clone(),
-        None => build::build(&build::Arguments::release(), workspace, &ready)?,
-    };
+    let gotrail = arguments.common.gotrail(workspace, &ready)?;
     let go = setup::ensure_go(workspace)?;
     let scratch = Scratch::new("bench")?;
     let mut programs = Vec::new();
@@ -104,16 +97,8 @@ pub(super) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCo
         rows.push(row);
     }
     machine.look_again();
-    let folder = arguments.out.clone().unwrap_or_else(|| workspace.root.join("docs/bench"));
-    fs::create_dir_all(&folder).with_context(|| format!("can't make the folder {}", folder.display()))?;
-    println!("{}", table(&rows));
-    for (name, text) in
-        [("attach.md", markdown(&rows, &machine, arguments.seconds)), ("attach.json", json(&rows, &machine))]
-    {
-        let path = folder.join(name);
-        fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))?;
-        println!("{}", path.display());
-    }
+    let files = [("attach.md", markdown(&rows, &machine, arguments)), ("attach.json", json(&rows, &machine))];
+    arguments.common.write(workspace, &table(&rows), files)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -183,10 +168,11 @@ fn table(rows: &[Row]) -> String {
     out
 }
 
-fn markdown(rows: &[Row], machine: &Machine, seconds: u64) -> String {
+fn markdown(rows: &[Row], machine: &Machine, arguments: &Arguments) -> String {
+    let Arguments { rounds, seconds, .. } = arguments;
     format!(
         "# Coming, going, and waiting\n\n\
-         Written by `cargo xtask bench attach`: `gotrail attach` of idle programs for {seconds} s, several times. *Attached in* \
+         Written by `cargo xtask bench attach`: `gotrail attach` of idle programs for {seconds} s, {rounds} times. *Attached in* \
          is from the begin of the attach to the last probe in place, *gone in* from Ctrl-C to the last probe gone: the median, \
          the least and the most. *gotrail's CPU* is the processor time until it is at work, and then its share of one processor. \
          *Its memory* is what was resident at the end, of which some 17 MiB are its own program; *at most*, what was resident \

@@ -2,8 +2,7 @@
 //! gotrail's own CPU time.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -12,11 +11,11 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::common::Common;
 use super::machine::Machine;
 use super::spread::Spread;
 use super::tool::Tool;
 use super::usage::cpu_time_of_threads;
-use crate::build;
 use crate::cells::Mode;
 use crate::children::Guarded;
 use crate::fixtures;
@@ -34,12 +33,8 @@ pub(crate) struct Arguments {
     /// How long each time, in seconds.
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// This gotrail, for example an older one, instead of the one of this work tree with optimisations.
-    #[arg(long, value_name = "FILE")]
-    gotrail: Option<PathBuf>,
-    /// Where the figures go, as Markdown and JSON, instead of docs/bench.
-    #[arg(long, value_name = "FOLDER")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// What the target does all the time, how it is watched, and which thread empties the ring.
@@ -84,10 +79,7 @@ struct Row {
 /// Runs it.
 pub(super) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCode> {
     let ready = setup::ensure(workspace)?;
-    let gotrail = match &arguments.gotrail {
-        Some(given) => given.clone(),
-        None => build::build(&build::Arguments::release(), workspace, &ready)?,
-    };
+    let gotrail = arguments.common.gotrail(workspace, &ready)?;
     let program = fixtures::build(workspace, "storm", go::NEWEST, Mode::Stripped)?;
     let scratch = Scratch::new("bench")?;
     let mut machine = Machine::look(workspace);
@@ -102,16 +94,8 @@ pub(super) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCo
         rows.push(row);
     }
     machine.look_again();
-    let folder = arguments.out.clone().unwrap_or_else(|| workspace.root.join("docs/bench"));
-    fs::create_dir_all(&folder).with_context(|| format!("can't make the folder {}", folder.display()))?;
-    println!("{}", table(&rows));
-    for (name, text) in
-        [("events.md", markdown(&rows, &machine, arguments.seconds)), ("events.json", json(&rows, &machine))]
-    {
-        let path = folder.join(name);
-        fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))?;
-        println!("{}", path.display());
-    }
+    let files = [("events.md", markdown(&rows, &machine, arguments)), ("events.json", json(&rows, &machine))];
+    arguments.common.write(workspace, &table(&rows), files)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -167,11 +151,12 @@ fn table(rows: &[Row]) -> String {
     out
 }
 
-fn markdown(rows: &[Row], machine: &Machine, seconds: u64) -> String {
+fn markdown(rows: &[Row], machine: &Machine, arguments: &Arguments) -> String {
+    let Arguments { rounds, seconds, .. } = arguments;
     format!(
         "# Events through ring, drain and model\n\n\
          Written by `cargo xtask bench events`: a program that does nothing but create goroutines, or switch between them, \
-         watched by `gotrail attach` without a budget for {seconds} s, several times; program and gotrail share the processors. \
+         watched by `gotrail attach` without a budget for {seconds} s, {rounds} times; program and gotrail share the processors. \
          *Lost* is the largest share of events for which a buffer had no room. *Each* is the processor time that the thread \
          which empties the ring, and the one that has the model (with its looks at memory), took for an event: the median, the \
          least and the most. The last column is what one processor would take in if it did nothing else.\n\n{}.\n\n{}",

@@ -11,13 +11,13 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::common::Common;
 use super::machine::Machine;
 use super::measure;
 use super::spread::Spread;
 use crate::backends::{
     self, CADDY, COREDNS, ETCD, ETCD_STRIPPED, JAEGER, PROMETHEUS, Source, VICTORIA_METRICS,
 };
-use crate::build;
 use crate::command;
 use crate::scratch::Scratch;
 use crate::setup;
@@ -42,12 +42,8 @@ pub(crate) struct Arguments {
     /// How often each is inspected.
     #[arg(long, default_value_t = 7)]
     rounds: u32,
-    /// This gotrail, for example an older one, instead of the one of this work tree with optimisations.
-    #[arg(long, value_name = "FILE")]
-    gotrail: Option<PathBuf>,
-    /// Where the figures go, as Markdown and JSON, instead of docs/bench.
-    #[arg(long, value_name = "FOLDER")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// One executable, and what inspecting it took.
@@ -70,10 +66,7 @@ struct Row {
 /// Runs it.
 pub(super) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCode> {
     let ready = setup::ensure(workspace)?;
-    let gotrail = match &arguments.gotrail {
-        Some(given) => given.clone(),
-        None => build::build(&build::Arguments::release(), workspace, &ready)?,
-    };
+    let gotrail = arguments.common.gotrail(workspace, &ready)?;
     let go = setup::ensure_go(workspace)?;
     let mut rows = Vec::new();
     for (whole, stripped) in PROGRAMS {
@@ -95,17 +88,11 @@ pub(super) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCo
         }
     }
     machine.look_again();
-    let folder = arguments.out.clone().unwrap_or_else(|| workspace.root.join("docs/bench"));
-    fs::create_dir_all(&folder).with_context(|| format!("can't make the folder {}", folder.display()))?;
-    println!("{}", table(&rows));
-    for (name, text) in [
+    let files = [
         ("inspect.md", markdown(&rows, &machine, go.version())),
         ("inspect.json", json(&rows, &machine, go.version())),
-    ] {
-        let path = folder.join(name);
-        fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))?;
-        println!("{}", path.display());
-    }
+    ];
+    arguments.common.write(workspace, &table(&rows), files)?;
     let differ: Vec<String> = rows.iter().flat_map(Row::differences).collect();
     if differ.is_empty() {
         return Ok(ExitCode::SUCCESS);

@@ -3,20 +3,19 @@
 //! Each way is measured between two phases without anybody, and told as a ratio to their mean: a machine that is
 //! slower for a while is so for all three.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
+use super::common::Common;
 use super::machine::Machine;
 use super::spread::Spread;
 use super::tool::Account;
 use crate::backends::{self, ETCD};
-use crate::build;
 use crate::cells::Mode;
 use crate::fixtures;
 use crate::go;
@@ -48,12 +47,8 @@ pub(crate) struct Arguments {
     /// Only these programs: http, pingpong, spawn, etcd.
     #[arg(long = "work", value_name = "NAME", value_parser = ["http", "pingpong", "spawn", "etcd"])]
     works: Vec<String>,
-    /// This gotrail, for example an older one, instead of the one of this work tree with optimisations.
-    #[arg(long, value_name = "FILE")]
-    gotrail: Option<PathBuf>,
-    /// Where the figures go, as Markdown, JSON and SVG, instead of docs/bench.
-    #[arg(long, value_name = "FOLDER")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// What was measured of a way with a program; ratios are to nobody.
@@ -86,10 +81,7 @@ struct Row {
 /// Runs it.
 pub(super) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCode> {
     let ready = setup::ensure(workspace)?;
-    let gotrail = match &arguments.gotrail {
-        Some(given) => given.clone(),
-        None => build::build(&build::Arguments::release(), workspace, &ready)?,
-    };
+    let gotrail = arguments.common.gotrail(workspace, &ready)?;
     if let Err(error) = setup::ensure_packages(&[("/usr/bin/bpftrace", "bpftrace")]) {
         eprintln!("left out: bpftrace: {error:#}");
     }
@@ -108,18 +100,12 @@ pub(super) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCo
         rows.push(measure(work, &programs, arguments.rounds, Duration::from_secs(arguments.seconds))?);
     }
     machine.look_again();
-    let folder = arguments.out.clone().unwrap_or_else(|| workspace.root.join("docs/bench"));
-    fs::create_dir_all(&folder).with_context(|| format!("can't make the folder {}", folder.display()))?;
-    println!("{}", report::table(&rows, &prices));
-    for (name, text) in [
+    let files = [
         ("load.md", report::markdown(&rows, &prices, &machine)),
         ("load.json", report::json(&rows, &prices, &machine)),
         ("load.svg", report::plot(&rows)),
-    ] {
-        let path = folder.join(name);
-        fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))?;
-        println!("{}", path.display());
-    }
+    ];
+    arguments.common.write(workspace, &report::table(&rows, &prices), files)?;
     Ok(ExitCode::SUCCESS)
 }
 

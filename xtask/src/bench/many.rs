@@ -1,8 +1,7 @@
 //! `bench many`: what gotrail takes while it watches many processes of one executable, idle and busy.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{ChildStdin, ChildStdout, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -11,11 +10,11 @@ use anyhow::{Context, Result};
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::common::Common;
 use super::machine::Machine;
 use super::spread::Spread;
 use super::tool::Tool;
 use super::usage::{cpu_time, memory};
-use crate::build;
 use crate::cells::Mode;
 use crate::children::Guarded;
 use crate::fixtures;
@@ -38,12 +37,8 @@ pub(crate) struct Arguments {
     /// How long each time, in seconds.
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
-    /// This gotrail, for example an older one, instead of the one of this work tree with optimisations.
-    #[arg(long, value_name = "FILE")]
-    gotrail: Option<PathBuf>,
-    /// Where the figures go, as Markdown and JSON, instead of docs/bench.
-    #[arg(long, value_name = "FOLDER")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// What the processes do.
@@ -83,10 +78,7 @@ struct Row {
 /// Runs it.
 pub(super) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCode> {
     let ready = setup::ensure(workspace)?;
-    let gotrail = match &arguments.gotrail {
-        Some(given) => given.clone(),
-        None => build::build(&build::Arguments::release(), workspace, &ready)?,
-    };
+    let gotrail = arguments.common.gotrail(workspace, &ready)?;
     let scratch = Scratch::new("bench")?;
     let mut machine = Machine::look(workspace);
     let mut rows = Vec::new();
@@ -103,16 +95,8 @@ pub(super) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCo
         }
     }
     machine.look_again();
-    let folder = arguments.out.clone().unwrap_or_else(|| workspace.root.join("docs/bench"));
-    fs::create_dir_all(&folder).with_context(|| format!("can't make the folder {}", folder.display()))?;
-    println!("{}", table(&rows));
-    for (name, text) in
-        [("many.md", markdown(&rows, &machine, arguments.seconds)), ("many.json", json(&rows, &machine))]
-    {
-        let path = folder.join(name);
-        fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))?;
-        println!("{}", path.display());
-    }
+    let files = [("many.md", markdown(&rows, &machine, arguments)), ("many.json", json(&rows, &machine))];
+    arguments.common.write(workspace, &table(&rows), files)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -186,11 +170,12 @@ fn table(rows: &[Row]) -> String {
     out
 }
 
-fn markdown(rows: &[Row], machine: &Machine, seconds: u64) -> String {
+fn markdown(rows: &[Row], machine: &Machine, arguments: &Arguments) -> String {
+    let Arguments { rounds, seconds, .. } = arguments;
     format!(
         "# Many processes\n\n\
          Written by `cargo xtask bench many`: `gotrail attach --exe` of one executable and so many of its processes, for \
-         {seconds} s from {} s after the last was watched, several times. CPU is in shares of one processor: the median, the \
+         {seconds} s from {} s after the last was watched, {rounds} times. CPU is in shares of one processor: the median, the \
          least and the most. *Its memory* is what was resident then, of which all but *its own* is its program, which it shares \
          with whoever else runs it. *Gone in* is how long the probes took to go.\n\n{}.\n\n{}",
         SETTLE.as_secs(),

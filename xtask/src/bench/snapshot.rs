@@ -3,7 +3,6 @@
 //! In each round each way has its turn, so that a machine that is slower for a while is so for all of them. A turn
 //! is as many runs as fit into a second, at least one, while a goroutine of the process notes how late it wakes.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
@@ -11,13 +10,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 
+use super::common::Common;
 use super::crowd::Crowd;
 use super::machine::Machine;
 use super::measure::{self, Run};
 use super::report;
 use super::spread::Spread;
 use crate::backends::{self, DELVE};
-use crate::build;
 use crate::cells::Mode;
 use crate::fixtures;
 use crate::go;
@@ -47,15 +46,11 @@ pub(crate) struct Arguments {
     /// Leave delve out: it takes minutes to build, and stops the process for seconds.
     #[arg(long)]
     without_delve: bool,
-    /// This gotrail, for example an older one, instead of the one of this work tree with optimisations.
-    #[arg(long, value_name = "FILE")]
-    gotrail: Option<PathBuf>,
     /// The Go version that the process is built with.
     #[arg(long = "go", value_name = "VERSION", default_value = go::NEWEST)]
     version: String,
-    /// Where the figures go, as Markdown, JSON and SVG, instead of docs/bench.
-    #[arg(long, value_name = "FOLDER")]
-    out: Option<PathBuf>,
+    #[command(flatten)]
+    common: Common,
 }
 
 /// A way to see all goroutines, or something to compare it with.
@@ -158,10 +153,7 @@ struct Programs {
 /// Runs it.
 pub(super) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCode> {
     let ready = setup::ensure(workspace)?;
-    let gotrail = match &arguments.gotrail {
-        Some(given) => given.clone(),
-        None => build::build(&build::Arguments::release(), workspace, &ready)?,
-    };
+    let gotrail = arguments.common.gotrail(workspace, &ready)?;
     let crowd = fixtures::build(workspace, "crowd", &arguments.version, Mode::Default)?;
     let delve = if arguments.without_delve {
         Err("not asked for".to_owned())
@@ -186,19 +178,13 @@ pub(super) fn run(arguments: &Arguments, workspace: &Workspace) -> Result<ExitCo
         rows.push(measure(&programs, goroutines, arguments.rounds)?);
     }
     machine.look_again();
-    let folder = arguments.out.clone().unwrap_or_else(|| workspace.root.join("docs/bench"));
-    fs::create_dir_all(&folder).with_context(|| format!("can't make the folder {}", folder.display()))?;
     let go = &arguments.version;
-    println!("{}", report::table(&rows));
-    for (name, text) in [
+    let files = [
         ("snapshot.md", report::markdown(&rows, &machine, go)),
         ("snapshot.json", report::json(&rows, &machine, go)),
         ("snapshot.svg", report::plot(&rows)),
-    ] {
-        let path = folder.join(name);
-        fs::write(&path, text).with_context(|| format!("can't write {}", path.display()))?;
-        println!("{}", path.display());
-    }
+    ];
+    arguments.common.write(workspace, &report::table(&rows), files)?;
     Ok(ExitCode::SUCCESS)
 }
 
