@@ -163,7 +163,7 @@ impl Watcher {
     /// Looks at what must not wait for a snapshot: whether it is still the same program, what the probes cost,
     /// what was lost. `false` if the watch is over.
     fn check(&mut self, notices: &mut Vec<Notice>) -> bool {
-        if self.idle.is_idle(self.target.pid()) {
+        if self.patient && self.idle.is_idle(self.target.pid()) {
             return true;
         }
         if let Some(look) = self.target.look() {
