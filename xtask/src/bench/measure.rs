@@ -72,7 +72,7 @@ pub(super) fn run(
 }
 
 /// Waits for the end of a child and leaves it as it is.
-fn await_end(pid: u32) -> std::io::Result<()> {
+pub(super) fn await_end(pid: u32) -> std::io::Result<()> {
     loop {
         // SAFETY: a siginfo_t of zeros is a valid one, and waitid(2) writes to nothing else.
         let result = unsafe {

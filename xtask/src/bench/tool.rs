@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,9 @@ use crate::interrupt;
 
 /// How long a tool may take to attach.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// After this a tool that was told to end is told once more.
+const AGAIN: Duration = Duration::from_secs(5);
 
 /// What a tool said of itself, and the kernel of it.
 #[derive(Clone, Debug, Default)]
@@ -130,6 +134,18 @@ impl Tool {
         let work_cpu = (usage::cpu_time(pid)? - start_cpu) / worked;
         let resident = usage::memory(pid, "VmRSS")?;
         interrupt::send(pid, libc::SIGINT);
+        // bpftrace does not always hear the first.
+        let (over, ended) = mpsc::channel::<()>();
+        let again = thread::spawn(move || {
+            while ended.recv_timeout(AGAIN) == Err(RecvTimeoutError::Timeout) {
+                interrupt::send(pid, libc::SIGINT);
+            }
+        });
+        // Not reaped before nobody sends any more, so that no other process can have its id by then.
+        let waited = measure::await_end(pid);
+        drop(over);
+        drop(again.join());
+        waited.context("can't wait for the tool")?;
         let usage = measure::reap(pid).context("can't wait for the tool")?;
         let ran = self.begun.elapsed().as_secs_f64();
         let said = fs::read_to_string(&self.said).unwrap_or_default();
