@@ -8,6 +8,7 @@ use std::sync::Arc;
 use procfs::ProcError;
 use procfs::process::Process;
 
+use super::address_space::AddressSpace;
 use super::files::read_file;
 
 /// The process flag of kernel threads (`include/linux/sched.h`).
@@ -97,8 +98,10 @@ pub struct Target {
     pub inner_pid: u32,
     /// Start in seconds since the epoch.
     pub started_unix: u64,
-    /// Where its stack begins; each exec moves it.
+    /// Where its stack begins; each exec moves it, but not without randomised addresses.
     start_stack: u64,
+    /// What it runs in, if that is held.
+    address_space: Option<AddressSpace>,
     /// Size of its executable, and when that was last written, in seconds and nanoseconds.
     exe_stamp: (u64, i64, i64),
 }
@@ -135,6 +138,7 @@ impl Target {
             inner_pid,
             started_unix: stat_start_unix(stat.starttime),
             start_stack: stat.startstack,
+            address_space: None,
             exe_stamp: (meta.size(), meta.mtime(), meta.mtime_nsec()),
         })
     }
@@ -168,15 +172,25 @@ impl Target {
         read_file(&self.exe_path()).map_err(io)
     }
 
+    /// Holds what the process runs in now, which costs a descriptor: [`Self::look`] then knows each exec. Not permitted is
+    /// as before.
+    #[must_use]
+    pub fn hold(mut self) -> Self {
+        self.address_space = AddressSpace::of(self.pid());
+        self
+    }
+
     /// What `/proc` says of the process now: whether it still runs the program it ran when it was opened (an
-    /// exec of the same file included: it moves the stack), and whether it is stopped. `None` if it is gone.
+    /// exec of the same file included: it moves the stack, and ends what [`Self::hold`] holds), and whether it is
+    /// stopped. `None` if it is gone.
     #[must_use]
     pub fn look(&self) -> Option<Look> {
         let stat = Process::new(i32::try_from(self.pid()).ok()?).ok()?.stat().ok()?;
         // A zombie has no stack any more.
         let zombie = stat.state == 'Z' || stat.startstack == 0;
-        let same =
-            stat.starttime == self.identity.start_ticks && (zombie || stat.startstack == self.start_stack);
+        let left = self.address_space.as_ref().is_some_and(AddressSpace::is_left);
+        let same = stat.starttime == self.identity.start_ticks
+            && (zombie || stat.startstack == self.start_stack && !left);
         Some(Look { same_program: same, stopped: matches!(stat.state, 'T' | 't') })
     }
 

@@ -1,5 +1,6 @@
 //! Processes: finding one, telling it from another, and noticing its end. Knows nothing of Go layouts.
 
+mod address_space;
 mod container;
 mod core_file;
 mod cpu_time;

@@ -82,7 +82,7 @@ pub(crate) fn run(args: &ProfileArgs) -> Result<ExitCode, Failure> {
             "--for 0: give the time that the profile is to be of, for example 30s",
         ));
     }
-    let target = Target::open(args.pid)?;
+    let target = Target::open(args.pid)?.hold();
     let binary = understand(&target)?;
     check_states(&args.state, &binary.layout().wait_reasons)?;
     let runtime = Runtime::open(&target, &binary)?;
