@@ -19,9 +19,9 @@ const SHARE: f64 = 0.018;
 const NEGLIGIBLE: f64 = 0.001;
 /// The budget is over this much time.
 const TEN_SECONDS: f64 = 10e9;
-/// What a target with 2 Ps can lose on top before gotrail looks the next time, which it does after 20 ms, and the probes
-/// have gone: 30 ms each.
-const REACTION: f64 = 2.0 * 30e6;
+/// What a target with 2 Ps can lose on top before gotrail looks the next time, which it does after some thousand hits, and
+/// the probes have gone: 15 ms each, as the machine may be busy.
+const REACTION: f64 = 2.0 * 15e6;
 /// The lease of a window, with what the kernel needs to take a link down and what a busy machine needs to run the keeper.
 const GONE_WITHIN: Duration = Duration::from_millis(250 + 150);
 /// Between two looks.

@@ -22,6 +22,8 @@ pub const MAP_SEQUENCE: &str = "SEQUENCE";
 pub const MAP_EXECS: &str = "EXECS";
 /// Name of the array (one entry) that counts executions for which that ring had no room.
 pub const MAP_EXECS_LOST: &str = "EXECS_LOST";
+/// Name of the ring buffer that the governor waits on.
+pub const MAP_ALARMS: &str = "ALARMS";
 /// Name of the hash map `thread (u32) -> address of its M (u64)`, of the one process that is profiled.
 pub const MAP_THREADS: &str = "THREADS";
 
@@ -29,6 +31,9 @@ pub const MAP_THREADS: &str = "THREADS";
 pub const GLOBAL_PID_NAMESPACE_DEVICE: &str = "PID_NAMESPACE_DEVICE";
 /// Name of the constant with its inode.
 pub const GLOBAL_PID_NAMESPACE_INODE: &str = "PID_NAMESPACE_INODE";
+/// Name of the constant with the number of hits, less one, after which a probe of the second tier wakes the governor; a
+/// power of two less one.
+pub const GLOBAL_ALARM_MASK: &str = "ALARM_MASK";
 
 /// Processes that can be served at once, unless the agent asks for another number when it loads the programs; each
 /// owns one slot of the counter array.

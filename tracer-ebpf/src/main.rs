@@ -12,6 +12,7 @@
 #![expect(missing_docs, reason = "the attribute macro puts undocumented functions around the programs")]
 #![expect(clippy::needless_pass_by_value, reason = "the attribute macro wants the context by value")]
 
+mod alarms;
 mod execs;
 mod kernel;
 mod maps;

@@ -59,6 +59,13 @@ impl Counters {
         add_one(&raw const self.0.hits);
     }
 
+    /// Hits so far.
+    #[inline(always)]
+    pub fn hits(self) -> u64 {
+        // SAFETY: a number in a live map value, which others on this CPU may change meanwhile.
+        unsafe { core::ptr::read_volatile(&raw const self.0.hits) }
+    }
+
     #[inline(always)]
     pub fn refused(self) {
         add_one(&raw const self.0.refused);

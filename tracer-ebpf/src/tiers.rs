@@ -8,6 +8,7 @@ use tracer_ebpf::{
     StackEvent, TIER_T1, TIER_T2, TIER_T3,
 };
 
+use crate::alarms;
 use crate::kernel::{UserMemory, cookie, current_ids, now_ns, register, registers, stack_check_fails};
 use crate::maps::{Counters, counters, emit, next_sequence, process};
 use crate::stacks::outside;
@@ -85,6 +86,7 @@ pub fn rare(ctx: &ProbeContext) {
 #[inline(always)]
 pub fn lifetimes(ctx: &ProbeContext) {
     let Some(Hit { config, counters, header, cookie }) = filter(ctx, TIER_T2) else { return };
+    alarms::tell(counters);
     let is_exit = header.probe == Probe::GoExit as u8;
     let g = register(ctx, (cookie >> 8) as u8);
     let header = EventHeader { sequence: next_sequence(), ..header };

@@ -1,6 +1,7 @@
 //! Probes: planning is `binary`'s, placing them, draining their records and counting losses is done here.
 //! The only part of gotrail that names aya.
 
+mod alarm;
 pub mod calibrate;
 mod check;
 mod config;
@@ -17,6 +18,7 @@ mod object;
 mod session;
 mod switching;
 
+pub use alarm::Alarm;
 pub use calibrate::Calibration;
 pub use cpu::{CpuSamples, HERTZ, SAMPLE_NS};
 pub use detacher::Detacher;

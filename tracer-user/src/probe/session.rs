@@ -10,11 +10,12 @@ use aya::{Ebpf, EbpfLoader};
 use bytemuck::Zeroable as _;
 use tracer_ebpf::Probe;
 use tracer_ebpf::{
-    GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_COUNTERS, MAP_EVENTS, MAP_OPEN_WAITS,
-    MAP_PROCESSES, MAP_STACKS, MAP_SUMS, MAP_SWITCH_COUNTERS, MAP_SWITCHES, OpenWait, Sum, SumKey, TIER_T1,
-    TIER_T2, TIER_T3,
+    GLOBAL_ALARM_MASK, GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_ALARMS, MAP_COUNTERS,
+    MAP_EVENTS, MAP_OPEN_WAITS, MAP_PROCESSES, MAP_STACKS, MAP_SUMS, MAP_SWITCH_COUNTERS, MAP_SWITCHES,
+    OpenWait, Sum, SumKey, TIER_T1, TIER_T2, TIER_T3,
 };
 
+use super::alarm::{self, Alarm};
 use super::check::check_sites;
 use super::config::{Wire, config};
 use super::detacher::Detacher;
@@ -104,6 +105,8 @@ struct Alone {
     ebpf: Ebpf,
     drain: Drain<Event>,
     switch_drain: Drain<Switch>,
+    /// For who governs.
+    alarm: Option<Alarm>,
 }
 
 /// Probes that are on.
@@ -185,6 +188,7 @@ impl Session {
             .map_max_entries(MAP_EVENTS, options.ring_bytes)
             .override_global(GLOBAL_PID_NAMESPACE_DEVICE, &namespace.0, true)
             .override_global(GLOBAL_PID_NAMESPACE_INODE, &namespace.1, true)
+            .override_global(GLOBAL_ALARM_MASK, &alarm::mask(), true)
             .load(object()?)
             .map_err(|e| error("load the eBPF object", &e))?;
 
@@ -202,10 +206,10 @@ impl Session {
         let processes = open_processes(&mut ebpf, &kernel)?;
         let switching = Switching::new(processes, target.pid(), settings)
             .map_err(|e| error("configure the probes", &e))?;
-        let [ring, switch_ring] = [MAP_EVENTS, MAP_SWITCHES].map(|name| {
+        let [ring, switch_ring, alarms] = [MAP_EVENTS, MAP_SWITCHES, MAP_ALARMS].map(|name| {
             RingBuf::try_from(take(&mut ebpf, name, &kernel)?).map_err(|e| error("open a ring buffer", &e))
         });
-        let (ring, switch_ring) = (ring?, switch_ring?);
+        let (ring, switch_ring, alarms) = (ring?, switch_ring?, alarms?);
 
         let counters = open_counters(&mut ebpf, SLOT, &kernel)?;
 
@@ -262,7 +266,12 @@ impl Session {
             stretches.begin(until_ns).map_err(|why| kernel_error("switch T3 on", &kernel, why))?;
         }
         let session = Self {
-            owner: Owner::Alone(Box::new(Alone { ebpf, drain, switch_drain })),
+            owner: Owner::Alone(Box::new(Alone {
+                ebpf,
+                drain,
+                switch_drain,
+                alarm: Some(Alarm::new(alarms)),
+            })),
             counters,
             links,
             kind,
@@ -312,6 +321,14 @@ impl Session {
     pub fn end_switches(&self) {
         self.links.detach(TIER_T3);
         self.stretches.tell_end();
+    }
+
+    /// What wakes the governor, once.
+    pub fn take_alarm(&mut self) -> Option<Alarm> {
+        match &mut self.owner {
+            Owner::Alone(alone) => alone.alarm.take(),
+            Owner::Fleet(_) => None,
+        }
     }
 
     /// The stretches in which switches are observed.

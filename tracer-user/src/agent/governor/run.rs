@@ -16,11 +16,13 @@ use super::step::{Mode, Step};
 use super::tier::{Command, Rule};
 use crate::binary::{GoBinary, Plan};
 use crate::memory::{Runtime, monotonic_ns};
-use crate::probe::{Counters, Detacher, Leases, Report, Stretches, Why, calibrate};
+use crate::probe::{Alarm, Counters, Detacher, Leases, Report, Stretches, Why, calibrate};
 use crate::target::cpu_time_ns;
 
 /// Time between two looks while a window is open, or a tier's rate is not known yet.
 const CLOSE: Duration = Duration::from_millis(5);
+/// Between two looks, however often the alarm rings.
+const CLOSEST: Duration = Duration::from_millis(1);
 /// While a tier is on all the time.
 const NEAR: Duration = Duration::from_millis(20);
 /// While no dear tier is on.
@@ -53,6 +55,8 @@ pub(in crate::agent) struct Subject {
     pub(in crate::agent) tiers: u32,
     pub(in crate::agent) counters: Counters,
     pub(in crate::agent) leases: Option<Leases>,
+    /// What wakes it before its time.
+    pub(in crate::agent) alarm: Option<Alarm>,
     pub(in crate::agent) detacher: Detacher,
     pub(in crate::agent) stretches: Stretches,
     /// Where the second tier is not on yet, since it would be too dear: its hits a second, and the CPUs that the target uses.
@@ -202,6 +206,8 @@ struct Worker {
     linked: u32,
     /// The lease of T3 that was asked for last.
     switches_lease_ns: u64,
+    /// It was woken by the alarm.
+    alarmed: bool,
 }
 
 impl Worker {
@@ -268,6 +274,7 @@ impl Worker {
             goids: VecDeque::new(),
             observed: Vec::new(),
             switches_lease_ns: 0,
+            alarmed: false,
         }
     }
 
@@ -522,7 +529,7 @@ impl Worker {
             .collect();
     }
 
-    fn wait(&self) {
+    fn wait(&mut self) {
         let now = monotonic_ns();
         let mut pause = FAR;
         for (_, mode, on) in self.governor.modes() {
@@ -535,7 +542,13 @@ impl Worker {
             pause = pause.min(near);
         }
         match &self.subject.leases {
-            Some(leases) => leases.wait(pause),
+            Some(leases) => {
+                if self.alarmed {
+                    std::thread::sleep(CLOSEST);
+                    self.subject.alarm.iter_mut().for_each(Alarm::reset);
+                }
+                self.alarmed = leases.wait(pause, self.subject.alarm.as_ref());
+            }
             None => std::thread::sleep(pause),
         }
     }

@@ -320,6 +320,19 @@ fn cost_1_a_spawner_is_sampled_and_watched_again_when_it_calms_down() {
 }
 
 #[test]
+fn cost_1_a_burst_after_silence_is_left_before_all_is_spent() {
+    let mut world = World::new(&[TIER_T2], true);
+    run(&mut world, 12.0, Load::default());
+    run(&mut world, 0.05, Load { cpus: 2.0, lifetimes: 400_000.0, ..Load::default() });
+    run(&mut world, 8.0, Load::default());
+    assert_eq!(world.modes(TIER_T2).first(), Some(&(Mode::Steady, Mode::Windows)));
+    // Two ticks of it, and not the third that would be seen to be too much.
+    let cost = world.stretches(TIER_T2)[0].cost_ns;
+    assert!(cost > 5 * MS && cost < 6 * MS, "{cost} ns");
+    assert!(world.excess() < 0.0, "{} ns too much", world.excess());
+}
+
+#[test]
 fn cost_1_without_a_hint_it_comes_back_too() {
     let mut world = World::new(&[TIER_T2], false);
     run(&mut world, 20.0, Load { cpus: 2.0, lifetimes: 400_000.0, ..Load::default() });

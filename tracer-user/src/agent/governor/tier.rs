@@ -42,6 +42,8 @@ const RETRY_HINTED: u64 = 5_000 * MILLISECOND;
 /// What it costs the target that the probe of one site comes and goes, ns: its pages are changed under its memory
 /// lock. Assumed.
 const SITE_SWITCH: u64 = 50_000;
+/// How long the probes of a tier take to go once that is decided, on a machine whose processors are busy, s. Assumed.
+const GOES_WITHIN: f64 = 0.004;
 /// How much of the past tells the rate of a tier that is on, ns.
 const RECENT: u64 = 100 * MILLISECOND;
 
@@ -232,6 +234,11 @@ impl Tier {
         Rate::of(sum)
     }
 
+    /// By the last look alone.
+    fn last_rate(&self) -> Rate {
+        self.recent.back().map_or_else(Rate::default, |lap| Rate::of(*lap))
+    }
+
     /// The probes are on, since `since_ns` at the latest.
     pub(super) fn begun(&mut self, since_ns: u64) -> Step {
         if matches!(self.state, State::Off { .. } | State::Coming) {
@@ -371,7 +378,10 @@ impl Tier {
         let tier = self.rule.tier;
         let rate = self.recent_rate();
         match self.mode {
-            Mode::Steady if purse.left() < 0.0 && rate.cost > purse.income() / 2.0 => {
+            // Nothing will be left by the time that they have gone.
+            Mode::Steady
+                if purse.left() < self.last_rate().cost * GOES_WITHIN && rate.cost > purse.income() / 2.0 =>
+            {
                 self.rate = Some(rate);
                 self.state = State::Going { since_ns };
                 self.go(if self.rule.windows { Mode::Windows } else { Mode::Off }, purse, steps);

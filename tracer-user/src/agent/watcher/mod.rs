@@ -68,6 +68,7 @@ impl Watcher {
     /// # Errors
     /// [`WatchError`]; then nothing is attached.
     pub fn attach(target: Target, options: Options) -> Result<Self, WatchError> {
+        let target = target.hold();
         let binary = understand(&target)?;
         let watch = Watch::new(target.pid())?;
         let runtime = Runtime::open(&target, &binary)?;
@@ -90,8 +91,9 @@ impl Watcher {
         probes.first_lease = first.lease();
         // Copied before the probes are on: what takes time after that is at the cost of the process.
         let lean = Arc::new(binary.without_code());
-        let (session, stream, switches) = Session::attach(&target, &binary, bias, plan, probes)?;
+        let (mut session, stream, switches) = Session::attach(&target, &binary, bias, plan, probes)?;
         let governor = Running::start(Subject {
+            alarm: session.take_alarm(),
             too_dear: first.too_dear().filter(|_| session.leases().is_some_and(|leases| leases.has(TIER_T2))),
             ..subject(&target, &lean, bias, &options, &session, probes.tiers)
         })
@@ -288,6 +290,7 @@ fn subject(
         tiers,
         counters: session.counters(),
         leases: session.leases().cloned(),
+        alarm: None,
         too_dear: None,
         detacher: session.detacher(),
         stretches: session.stretches(),

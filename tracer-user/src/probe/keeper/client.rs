@@ -22,6 +22,7 @@ use super::VERB;
 use super::wire::{BEGIN, END, KEPT, MAX_SITES, Message, OFF, ON, Order, PREPARE, REFUSED, RENEW, Site, Why};
 use crate::binary;
 use crate::memory::monotonic_ns;
+use crate::probe::alarm::Alarm;
 use crate::probe::check::check_sites;
 use crate::probe::error::ProbeError;
 use crate::probe::kernel::release;
@@ -288,20 +289,27 @@ impl Leases {
             if Instant::now() >= deadline {
                 return Err(failed("attach the probes", "the keeper of the probes is silent".to_owned()));
             }
-            self.wait(Duration::from_millis(20));
+            self.wait(Duration::from_millis(20), None);
         }
     }
 
-    /// Waits for a word of the keeper, at most for `patience`.
-    pub fn wait(&self, patience: Duration) {
+    /// Waits for a word of the keeper, or for an alarm if one is given, at most for `patience`. Returns whether that rang.
+    pub fn wait(&self, patience: Duration, alarm: Option<&Alarm>) -> bool {
         let socket =
             self.lock().keeper.as_ref().and_then(|running| running.socket.as_fd().try_clone_to_owned().ok());
         match (socket, Timespec::try_from(patience)) {
             (Some(socket), Ok(timeout)) => {
                 // An interruption is a short wait.
-                let _ = poll(&mut [PollFd::new(&socket, PollFlags::IN)], Some(&timeout));
+                let mut fds = Vec::with_capacity(2);
+                fds.push(PollFd::new(&socket, PollFlags::IN));
+                fds.extend(alarm.map(Alarm::poll_fd));
+                let _ = poll(&mut fds, Some(&timeout));
+                fds.get(1).is_some_and(|alarm| alarm.revents().contains(PollFlags::IN))
             }
-            _ => std::thread::sleep(patience),
+            _ => {
+                std::thread::sleep(patience);
+                false
+            }
         }
     }
 
