@@ -16,6 +16,7 @@ use serde_json::Value;
 use crate::bpf;
 use crate::core_file;
 use crate::gotool;
+use crate::memory_limit;
 use crate::overlay;
 
 /// Names the list of emulated machines that were run.
@@ -44,6 +45,8 @@ pub enum Need {
     Gcore,
     /// A kernel and a temporary folder that overlays can be mounted with.
     Overlay,
+    /// A cgroup whose memory can be limited.
+    MemoryLimit,
     /// What an emulated machine wrote on its console.
     Machine(&'static str),
 }
@@ -64,6 +67,7 @@ impl Need {
             Self::Cores => core_file::kernel_lacks(),
             Self::Gcore => core_file::gcore_lacks(),
             Self::Overlay => overlay::lacks(),
+            Self::MemoryLimit => memory_limit::lacks(),
             Self::Machine(name) => no_machine(name),
         }
     }
@@ -117,7 +121,7 @@ pub fn skip(path: &str, needs: &[Need]) -> bool {
     // Which emulated ones are run is for the task runner to say, which fails itself where one that it was told to run
     // can't be made.
     let may_lack = match need {
-        Need::KernelThread | Need::Machine(_) | Need::Cores | Need::Overlay => true,
+        Need::KernelThread | Need::Machine(_) | Need::Cores | Need::Overlay | Need::MemoryLimit => true,
         Need::Fixtures
         | Need::Oracle
         | Need::StackParser

@@ -17,6 +17,7 @@ pub mod http;
 pub mod json;
 pub mod machine;
 pub mod markers;
+pub mod memory_limit;
 pub mod oracle;
 pub mod overlay;
 pub mod process;

@@ -11,6 +11,7 @@ use gotrail_tests::bpf::FREED_WITHIN;
 use gotrail_tests::env::{Need, gotrail};
 use gotrail_tests::fixture::{Build, OLDEST_AND_NEWEST, builds, each};
 use gotrail_tests::http::Client;
+use gotrail_tests::memory_limit::MemoryLimit;
 use gotrail_tests::process::PATIENCE;
 use gotrail_tests::shop::Shop;
 use gotrail_tests::{bpf, code, needs};
@@ -206,6 +207,52 @@ fn root_a_target_that_ends_while_watched_is_a_result() {
         }
     });
     bpf::check_no_orphans().unwrap();
+}
+
+/// Who sent the signal that a process ended upon, and whether it was the kernel for want of memory.
+#[test]
+fn root_truth_1_who_ended_a_process_is_named() {
+    needs!(Need::Fixtures, Need::Root);
+    let build = Build::find("population", "1.27.3", "stripped").unwrap();
+    let us = json!({ "pid": std::process::id(), "name": own_name() });
+    let cases = [
+        (Signal::KILL, "SIGKILL", json!({ "signal": "SIGKILL" })),
+        // Go's runtime sends itself what it does not handle: that is not who ended it.
+        (Signal::TERM, "SIGTERM", json!({ "signal": "SIGTERM" })),
+        (Signal::QUIT, "SIGQUIT", json!({ "code": 2 })),
+    ];
+    for (signal, name, exit) in cases {
+        let mut target = build.start_ready(&["-n", "10"]).unwrap();
+        let attach = Attach::start(target.pid(), &[]).unwrap();
+        target.signal(signal).unwrap();
+        target.wait().unwrap();
+        let report = attach.finish().unwrap();
+        assert_eq!(report.exit().unwrap(), &exit, "{name}");
+        let told = report.lines_of("exit").next().unwrap();
+        assert_eq!((&told["upon"]["signal"], &told["upon"]["by"]), (&json!(name), &us), "{told}");
+        assert_eq!(report.summary().unwrap()["upon"], told["upon"]);
+    }
+    bpf::check_no_orphans().unwrap();
+}
+
+#[test]
+fn root_truth_1_a_kill_for_want_of_memory_is_told_as_one() {
+    needs!(Need::Fixtures, Need::Root, Need::MemoryLimit);
+    let build = Build::find("storm", "1.27.3", "stripped").unwrap();
+    let limit = MemoryLimit::of(64 << 20).unwrap();
+    let mut target = build.start_ready(&[]).unwrap();
+    limit.put(target.pid()).unwrap();
+    let mut attach = Attach::start(target.pid(), &[]).unwrap();
+    target.tell("hoard").unwrap();
+    target.wait().unwrap();
+    attach.await_line("the `exit` line", |line| line["type"] == "exit").unwrap();
+    let report = attach.finish().unwrap();
+    let told = report.lines_of("exit").next().unwrap();
+    assert_eq!(told["upon"]["by"], json!({ "kernel": true, "out_of_memory": true }), "{told}");
+}
+
+fn own_name() -> String {
+    std::fs::read_to_string("/proc/thread-self/comm").unwrap().trim().to_owned()
 }
 
 /// A process that is killed while its goroutines are read: whatever was read by then, the end is told as one.

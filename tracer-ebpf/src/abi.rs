@@ -2,8 +2,10 @@
 
 use bytemuck::{Pod, Zeroable};
 
+mod endings;
 mod switches;
 
+pub use endings::*;
 pub use switches::*;
 
 /// Version of everything in this module. A program that finds another version in [`ProcConfig`] ignores

@@ -1,5 +1,5 @@
-//! gotrail's eBPF programs: one per tier, twice, around one body; one for the CPUs' timers, and one for programs that begin
-//! to run.
+//! gotrail's eBPF programs: one per tier, twice, around one body; one for the CPUs' timers, and some at tracepoints of the
+//! kernel: programs that begin to run, signals that are sent, threads that exit.
 //!
 //! `uprobe.multi` programs put all sites of a tier behind one link, which the kernel takes down in about
 //! 30 ms; `uprobe` programs are for kernels before 6.6, which know only one link per site. The agent asks
@@ -13,6 +13,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "the attribute macro wants the context by value")]
 
 mod alarms;
+mod endings;
 mod execs;
 mod kernel;
 mod maps;
@@ -64,6 +65,20 @@ pub fn on_cpu(ctx: PerfEventContext) -> u32 {
 #[raw_tracepoint(tracepoint = "sched_process_exec")]
 pub fn process_executes(_ctx: RawTracePointContext) -> i32 {
     execs::process_executes();
+    0
+}
+
+/// A signal is sent.
+#[raw_tracepoint(tracepoint = "signal_generate")]
+pub fn signal_sent(ctx: RawTracePointContext) -> i32 {
+    endings::signal(&ctx);
+    0
+}
+
+/// A thread exits.
+#[raw_tracepoint(tracepoint = "sched_process_exit")]
+pub fn thread_exits(ctx: RawTracePointContext) -> i32 {
+    endings::exit(&ctx);
     0
 }
 

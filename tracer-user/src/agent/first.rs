@@ -57,7 +57,7 @@ impl First {
         let hits = 2.0 * rate;
         if rate <= FEW {
             Self::Few
-        } else if hits * HIT > FAR * (budget * cpus).max(NEGLIGIBLE) {
+        } else if budget < 1.0 && hits * HIT > FAR * (budget * cpus).max(NEGLIGIBLE) {
             Self::TooDear(hits, cpus)
         } else {
             Self::Usual
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn cost_1_a_spawner_is_not_even_begun_with() {
         assert_eq!(First::of(100_000.0, 0.09, 0.018), First::TooDear(200_000.0, 0.09));
-        assert_eq!(First::of(100_000.0, 0.09, 1.0), First::Usual, "it may cost all");
+        assert_eq!(First::of(100_000.0, 0.001, 1.0), First::Usual, "it may cost all");
         assert_eq!(First::of(20_000.0, 2.0, 0.018), First::Usual, "a busy server");
         assert_eq!(First::of(100.0, 0.001, 0.018), First::Few);
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::watcher::{Options, WatchError, Watcher};
 use crate::binary::{CallSite, GoBinary};
 use crate::memory::{Runtime, monotonic_ns};
-use crate::probe::{self, Detacher, Execs, Gate, ProbeError};
+use crate::probe::{self, Detacher, Endings, Execs, Gate, ProbeError};
 use crate::target::{Guard, Target, TargetError, debug_file, open_file, process_ids, read};
 
 /// How long a process that has just begun may take until its runtime can be read, ns, before somebody is told that it is
@@ -106,6 +106,8 @@ pub struct Fleet {
     hazards: Arc<[CallSite]>,
     probes: probe::Fleet,
     execs: Result<Execs, String>,
+    /// How they end, as far as the kernel tells.
+    endings: Result<Endings, String>,
     options: Options,
     /// Those that are watched, by when that began (`CLOCK_MONOTONIC` ns).
     watched: HashMap<u32, u64>,
@@ -149,6 +151,10 @@ impl Fleet {
         let binary = GoBinary::parse_with(bytes, |id| debug_file(None, id)).map_err(WatchError::from)?;
         // Before the probes are on, so that nobody starts in between.
         let execs = Execs::attach().map_err(|error| error.to_string());
+        let endings = Endings::attach(most).map_err(|error| error.to_string());
+        if let Ok(endings) = &endings {
+            detacher.take_along(endings.clone());
+        }
         let means = (detacher, Arc::clone(&gate));
         let probes =
             probe::Fleet::attach(file, &binary, options.probes, most, means).map_err(WatchError::from)?;
@@ -164,6 +170,7 @@ impl Fleet {
             binary: Arc::new(binary.without_code()),
             probes,
             execs,
+            endings,
             options,
             watched: HashMap::new(),
             waiting: HashMap::new(),
@@ -358,7 +365,7 @@ impl Fleet {
             return Ok(None);
         }
         let (binary, hazards) = (Arc::clone(&self.binary), Arc::clone(&self.hazards));
-        Watcher::join(target, binary, hazards, &self.probes, self.options).map(Some)
+        Watcher::join(target, binary, hazards, &self.probes, self.endings.clone(), self.options).map(Some)
     }
 }
 

@@ -17,4 +17,4 @@ pub use governor::{Costs, Ledger, Mode, Numbers, Prices, Step, Stretch, TierStat
 pub use profiler::{CpuCounts, ProfileOptions, ProfileSummary, Profiler};
 pub use rings::{Reached, Ring, Rings, Waited, find_rings};
 pub use subject::{CoreSubject, Subject, SubjectError};
-pub use watcher::{Notice, Options, Summary, SwitchesFor, WatchError, Watcher};
+pub use watcher::{Ended, Notice, Options, Summary, SwitchesFor, WatchError, Watcher};

@@ -88,7 +88,7 @@ pub(crate) struct AttachArgs {
     /// Also print each GC cycle and each stop of the world
     #[arg(long)]
     pub(crate) events: bool,
-    /// Share of the process's CPU time that probes may cost, in percent
+    /// Share of the process's CPU time that probes may cost, in percent; 100: all is observed, whatever it costs
     #[arg(long, value_name = "PERCENT", default_value_t = 1.8)]
     pub(crate) budget: f64,
     /// Observe every switch between goroutines for this long, from attach on: how long who waits for what and where,

@@ -6,7 +6,7 @@ use gotrail::binary::Frame;
 use gotrail::detect::Reported;
 use gotrail::memory::monotonic_ns;
 use gotrail::probe::Accounting;
-use gotrail::target::{Exit, signal_name};
+use gotrail::target::{Exit, Sender, Sent, signal_name};
 use serde_json::{Value, json};
 
 /// Wall time of a `CLOCK_MONOTONIC` time: the one place where the one becomes the other (TIME-1).
@@ -60,6 +60,17 @@ pub(crate) fn exit(exit: Exit) -> Value {
         Exit::Exec => json!({ "exec": true }),
         Exit::Unknown => json!({ "unknown": true }),
     }
+}
+
+/// A signal that was sent.
+pub(crate) fn sent(sent: &Sent) -> Value {
+    let by = match &sent.by {
+        Sender::Process { pid, name } => json!({ "pid": pid, "name": name }),
+        Sender::Itself => json!({ "itself": true }),
+        Sender::Fault => json!({ "fault": true }),
+        Sender::Kernel { out_of_memory } => json!({ "kernel": true, "out_of_memory": out_of_memory }),
+    };
+    json!({ "signal": signal_name(sent.signal), "at_ns": sent.at_ns, "by": by })
 }
 
 /// The account of the probes.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use aya::programs::uprobe::UProbeLink;
 use tracer_ebpf::TIER_T3;
 
+use super::endings::Endings;
 use super::keeper::Leases;
 use super::switching::Switching;
 
@@ -19,12 +20,23 @@ pub struct Detacher {
     /// When somebody began to close it, and how long that took.
     closing: Arc<(OnceLock<Instant>, OnceLock<Duration>)>,
     switching: Option<Switching>,
+    /// What goes with the probes.
+    endings: Arc<Mutex<Option<Endings>>>,
 }
 
 impl Detacher {
     /// Of these links, by tier, and what is had by lease.
     pub(super) fn new(links: Vec<(u32, UProbeLink)>, leases: Option<Leases>, switching: Switching) -> Self {
         Self { links: Arc::new(Mutex::new(links)), leases, switching: Some(switching), ..Self::default() }
+    }
+
+    /// Takes these off with the probes, when that is for good.
+    pub fn take_along(&self, endings: Endings) {
+        let mut along = self.endings.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.closed.load(Ordering::Acquire) {
+            endings.close();
+        }
+        *along = Some(endings);
     }
 
     /// What is had by lease.
@@ -74,6 +86,8 @@ impl Detacher {
             if let Some(leases) = &self.leases {
                 scope.spawn(|| leases.close());
             }
+            let endings = self.endings.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            scope.spawn(move || endings.iter().for_each(Endings::close));
             self.detach(u32::MAX);
         });
         *took.get_or_init(|| begun.elapsed())

@@ -2,12 +2,14 @@
 //! The only part of gotrail that names aya.
 
 mod alarm;
+mod btf;
 pub mod calibrate;
 mod check;
 mod config;
 mod cpu;
 mod detacher;
 mod drain;
+mod endings;
 mod error;
 mod fleet;
 mod keeper;
@@ -22,6 +24,7 @@ pub use alarm::Alarm;
 pub use calibrate::Calibration;
 pub use cpu::{CpuSamples, HERTZ, SAMPLE_NS};
 pub use detacher::Detacher;
+pub use endings::Endings;
 pub use error::ProbeError;
 pub use fleet::{Execs, Fleet, Gate};
 pub use keeper::{Leases, Report, Why};

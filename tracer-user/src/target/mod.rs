@@ -12,6 +12,8 @@ mod identity;
 mod limits;
 mod maps;
 mod memory;
+mod oom;
+mod sent;
 mod threads;
 
 pub use container::{Container, container_of};
@@ -32,6 +34,8 @@ pub use identity::{Identity, Look, Target, TargetError, process_ids};
 pub use limits::{CpuLimit, cpu_limit};
 pub use maps::{Mapping, executable_mappings};
 pub use memory::{ProcessMemory, process_memory};
+pub use oom::OomKills;
+pub use sent::{Sender, Sent};
 pub use threads::thread_ids;
 
 /// Reads a text as each of the files that are read here (see `fuzzing`).

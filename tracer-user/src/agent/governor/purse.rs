@@ -69,7 +69,13 @@ impl Purse {
 
     /// What is left; below 0 when more was spent than there was.
     pub(super) const fn left(&self) -> f64 {
-        self.left
+        if self.is_endless() { f64::MAX } else { self.left }
+    }
+
+    /// All of the target's CPU time may be lost: whoever says so wants everything to be observed. What can be saved up would
+    /// be too little for a burst of an idle process all the same.
+    const fn is_endless(&self) -> bool {
+        self.share >= 1.0
     }
 
     /// What is earned in a second.
@@ -92,6 +98,9 @@ impl Purse {
 
     /// The most that is saved up.
     pub(super) fn cap(&self) -> f64 {
+        if self.is_endless() {
+            return f64::MAX;
+        }
         let earned = SECONDS * self.income();
         let allowed = (earned / AIM).max(2.0 * NEGLIGIBLE_SAVED);
         // No more than what is allowed and not earned.

@@ -333,6 +333,20 @@ fn cost_1_a_burst_after_silence_is_left_before_all_is_spent() {
 }
 
 #[test]
+fn who_may_cost_all_is_observed_all_the_time() {
+    let mut world = World::new(&[TIER_T2], true);
+    let rule = Rule { tier: TIER_T2, stays: true, windows: true, sites: 3, until_ns: None };
+    world.governor = Governor::new(1.0, Costs::new(&plan(), prices(HIT)), &[rule], 0);
+    drop(world.governor.begun(TIER_T2, 0));
+    for _ in 0..5 {
+        run(&mut world, 1.0, Load { cpus: 0.001, ..Load::default() });
+        run(&mut world, 0.1, Load { cpus: 3.0, lifetimes: 900_000.0, ..Load::default() });
+    }
+    assert_eq!(world.modes(TIER_T2), []);
+    assert!(world.kept[0].on);
+}
+
+#[test]
 fn cost_1_without_a_hint_it_comes_back_too() {
     let mut world = World::new(&[TIER_T2], false);
     run(&mut world, 20.0, Load { cpus: 2.0, lifetimes: 400_000.0, ..Load::default() });

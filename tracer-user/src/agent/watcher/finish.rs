@@ -2,11 +2,11 @@
 
 use tracer_ebpf::{SUM_BLOCKED, SUM_BLOCKED_TO_RUN};
 
-use super::{Notice, Summary, Watcher};
+use super::{Ended, Notice, Summary, Watcher};
 use crate::agent::governor::Step;
-use crate::memory::Runtime;
+use crate::memory::{Runtime, monotonic_ns};
 use crate::model::{Distribution, SiteWaits, WaitSite};
-use crate::target::Exit;
+use crate::target::{Exit, Sender, Sent};
 
 impl Watcher {
     /// Takes the probes off, takes in the last records, looks once more, and closes the account.
@@ -36,6 +36,12 @@ impl Watcher {
                 notices.push(Notice::Governed(Step::Ended(stretch)));
             }
         }
+        if self.exit.is_none() {
+            self.hear_signals();
+        }
+        if let Ok(endings) = &self.endings {
+            endings.forget(self.target.pid());
+        }
         self.look(&mut notices);
         let now = Runtime::reopen(self.target.pid(), &self.binary, self.bias).goids().ok();
         // A process that has ended has none any more.
@@ -48,8 +54,42 @@ impl Watcher {
             detached_in,
             watched: self.begun.elapsed(),
             exit: self.exit,
+            ended: self.ended.clone(),
+            signals: self.signals.clone(),
         };
         (summary, notices)
+    }
+
+    /// The process has ended: what the kernel says of that, and of what led to it.
+    pub(super) fn ended_by(&mut self, exit: Exit) -> Notice {
+        let pid = self.target.pid();
+        let told = self
+            .endings
+            .as_ref()
+            .ok()
+            .filter(|_| exit == Exit::Unknown)
+            .and_then(|endings| endings.exit(pid));
+        let exit = told.unwrap_or(exit);
+        self.exit = Some(exit);
+        self.hear_signals();
+        let at_ns = monotonic_ns();
+        let upon = Sent::behind(exit, at_ns, &self.signals).cloned();
+        let ended = Ended { exit, at_ns, upon };
+        self.ended = Some(ended.clone());
+        Notice::Ended(ended)
+    }
+
+    /// Takes in which signals it was sent.
+    pub(super) fn hear_signals(&mut self) {
+        let Ok(endings) = &self.endings else { return };
+        self.signals = endings.signals(self.target.pid());
+        for sent in &mut self.signals {
+            if let Sender::Kernel { out_of_memory } = &mut sent.by
+                && sent.signal == libc::SIGKILL
+            {
+                *out_of_memory = self.oom_kills.happened();
+            }
+        }
     }
 
     /// What the kernel summed up of switches; call it once.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tracer_ebpf::{TIER_T1, TIER_T2, TIER_T3};
 
-pub use self::types::{Notice, Options, Summary, SwitchesFor, WatchError};
+pub use self::types::{Ended, Notice, Options, Summary, SwitchesFor, WatchError};
 use super::executable::understand;
 use super::first::{Begun, First};
 use super::governor::{self, Running, Subject};
@@ -20,8 +20,8 @@ use crate::binary::{CallSite, Frame, GoBinary};
 use crate::detect::{Ledger, SiteRef, call_frames, caller_site};
 use crate::memory::{Runtime, Symbolizer, monotonic_ns};
 use crate::model::{CallStack, Process};
-use crate::probe::{Detacher, Fleet, ProbeError, Session, Stream, SwitchStream, Why};
-use crate::target::{CpuLimit, Exit, Target, Watch, cpu_limit, cpu_time_ns};
+use crate::probe::{Detacher, Endings, Fleet, ProbeError, Session, Stream, SwitchStream, Why};
+use crate::target::{CpuLimit, Exit, OomKills, Sent, Target, Watch, cpu_limit, cpu_time_ns};
 
 /// One process under watch.
 #[derive(Debug)]
@@ -59,6 +59,11 @@ pub struct Watcher {
     stopped: bool,
     lost: u64,
     exit: Option<Exit>,
+    /// What the kernel tells of its end, or why it does not.
+    endings: Result<Endings, String>,
+    oom_kills: OomKills,
+    signals: Vec<Sent>,
+    ended: Option<Ended>,
     last_snapshot_took: Duration,
 }
 
@@ -69,6 +74,8 @@ impl Watcher {
     /// [`WatchError`]; then nothing is attached.
     pub fn attach(target: Target, options: Options) -> Result<Self, WatchError> {
         let target = target.hold();
+        // Meanwhile, as nothing else waits for it.
+        let endings = std::thread::spawn(|| Endings::attach(1));
         let binary = understand(&target)?;
         let watch = Watch::new(target.pid())?;
         let runtime = Runtime::open(&target, &binary)?;
@@ -99,6 +106,13 @@ impl Watcher {
         })
         .map_err(|error| ProbeError::Thread { what: "the governor of the probes' cost", error })?;
         let hazards = binary.hazards().sites.into();
+        let endings = match endings.join() {
+            Ok(endings) => endings.map_err(|error| error.to_string()),
+            Err(_) => Err("the thread that attaches to them has panicked".to_owned()),
+        };
+        if let Ok(endings) = &endings {
+            session.detacher().take_along(endings.clone());
+        }
         Ok(Self::new(
             target,
             (lean, hazards),
@@ -108,7 +122,7 @@ impl Watcher {
             (stream, Some(switches)),
             governor,
             lifetimes,
-            watch,
+            (watch, endings),
         ))
     }
 
@@ -121,6 +135,7 @@ impl Watcher {
         binary: Arc<GoBinary>,
         hazards: Arc<[CallSite]>,
         fleet: &Fleet,
+        endings: Result<Endings, String>,
         options: Options,
     ) -> Result<Self, WatchError> {
         let watch = Watch::new(target.pid())?;
@@ -136,7 +151,7 @@ impl Watcher {
             (stream, None),
             governor,
             false,
-            watch,
+            (watch, endings),
         ))
     }
 
@@ -150,10 +165,13 @@ impl Watcher {
         (stream, switches): (Stream, Option<SwitchStream>),
         governor: Running,
         lifetimes: bool,
-        watch: Watch,
+        (watch, endings): (Watch, Result<Endings, String>),
     ) -> Self {
         let pid = target.pid();
         let goids = Runtime::reopen(pid, &binary, bias).goids().ok();
+        if let Ok(endings) = &endings {
+            endings.watch(pid);
+        }
         Self {
             hazards,
             cpu_limit: cpu_limit(pid),
@@ -178,6 +196,10 @@ impl Watcher {
             switches,
             switches_until_ns: session.switches_until_ns(),
             exit: None,
+            endings,
+            oom_kills: OomKills::of(pid),
+            signals: Vec::new(),
+            ended: None,
             last_snapshot_took: Duration::ZERO,
             target,
             binary,
@@ -257,6 +279,12 @@ impl Watcher {
     #[must_use]
     pub fn cost(&self) -> governor::Ledger {
         self.governor.ledger()
+    }
+
+    /// Why the kernel does not tell who sends signals to the process.
+    #[must_use]
+    pub fn senders_unknown(&self) -> Option<&str> {
+        self.endings.as_ref().err().map(String::as_str)
     }
 
     /// The share of the target's CPU time that probes may cost.

@@ -44,14 +44,12 @@ impl Watcher {
         if self.exit.is_none()
             && let Some(exit) = self.watch.wait(Duration::ZERO)
         {
-            self.exit = Some(exit);
             // What the process did last is still in the ring: `finish` looks once more.
-            notices.push(Notice::Ended(exit));
+            notices.push(self.ended_by(exit));
             return notices;
         }
         if self.executed && self.exit.is_none() {
-            self.exit = Some(Exit::Exec);
-            notices.push(Notice::Ended(Exit::Exec));
+            notices.push(self.ended_by(Exit::Exec));
             return notices;
         }
         let now = Instant::now();
@@ -168,8 +166,7 @@ impl Watcher {
         }
         if let Some(look) = self.target.look() {
             if !look.same_program {
-                self.exit = Some(Exit::Exec);
-                notices.push(Notice::Ended(Exit::Exec));
+                notices.push(self.ended_by(Exit::Exec));
                 return false;
             }
             if look.stopped != self.stopped {

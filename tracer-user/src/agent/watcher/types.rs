@@ -7,7 +7,7 @@ use crate::binary::BinaryError;
 use crate::detect::{Change, Thresholds};
 use crate::memory::RuntimeError;
 use crate::probe::{Accounting, ProbeError, Relink, Why};
-use crate::target::{Exit, TargetError};
+use crate::target::{Exit, Sent, TargetError};
 
 /// Why a process can't be watched.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +62,26 @@ pub enum SwitchesFor {
     Bursts,
 }
 
+/// The end of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// How.
+    pub exit: Exit,
+    /// When that was seen, `CLOCK_MONOTONIC` ns.
+    pub at_ns: u64,
+    /// The signal behind it, if there is one.
+    pub upon: Option<Sent>,
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.upon {
+            Some(sent) => write!(f, "{}, {}", self.exit, sent.describe(self.exit, self.at_ns)),
+            None => self.exit.fmt(f),
+        }
+    }
+}
+
 /// Something to tell.
 #[derive(Clone, Debug)]
 pub enum Notice {
@@ -94,7 +114,7 @@ pub enum Notice {
     /// A snapshot could not be taken.
     SnapshotFailed(String),
     /// The process ended.
-    Ended(Exit),
+    Ended(Ended),
 }
 
 /// What is left when the watch is over.
@@ -108,6 +128,10 @@ pub struct Summary {
     pub watched: Duration,
     /// How it ended, if it did.
     pub exit: Option<Exit>,
+    /// That with what led to it.
+    pub ended: Option<Ended>,
+    /// Signals that kill where nobody handles them, as far as it was sent any: of each the last, in their order.
+    pub signals: Vec<Sent>,
     /// What the probes cost.
     pub cost: governor::Ledger,
     /// Goroutine ids that the runtime handed out while the process was watched, where memory could still be read at

@@ -127,7 +127,7 @@ impl<'a> Attach<'a> {
         self.tell_events();
         // The end is told after what led to it, which may still be in the ring.
         let (ends, notices): (Vec<_>, Vec<_>) =
-            notices.into_iter().partition(|n| matches!(n, Notice::Ended(_)));
+            notices.into_iter().partition(|n| matches!(n, Notice::Ended(..)));
         self.tell(&notices);
         if Instant::now() >= self.next_cost {
             self.tell_cost();
@@ -211,6 +211,7 @@ impl<'a> Attach<'a> {
                     "probes": plan.sites.len(),
                     "attached_in_ns": nanos(session.attached_in()),
                     "links": session.links().describe(),
+                    "senders_unknown": self.watcher.senders_unknown(),
                     "neighbours_pay": session.links() == Links::Multi,
                     "programs": session.loaded_in().iter().map(|(name, took)| json!({
                         "name": name, "loaded_in_ns": nanos(*took),
@@ -261,12 +262,15 @@ impl<'a> Attach<'a> {
                 Notice::SnapshotFailed(why) => {
                     self.note("snapshot_failed", &format!("a snapshot failed: {why}"));
                 }
-                Notice::Ended(exit) => {
+                Notice::Ended(ended) => {
+                    let how = ended.to_string();
+                    let how = printable(&how);
                     if self.is_json() {
-                        self.line("exit", json!({ "exit": json::exit(*exit) }));
-                        errln!("{}  the process ended: {exit}", self.clock(monotonic_ns()));
+                        let upon = ended.upon.as_ref().map(json::sent);
+                        self.line("exit", json!({ "exit": json::exit(ended.exit), "upon": upon }));
+                        errln!("{}  the process ended: {how}", self.clock(monotonic_ns()));
                     } else {
-                        outln!("{}  the process ended: {exit}", self.clock(monotonic_ns()));
+                        outln!("{}  the process ended: {how}", self.clock(monotonic_ns()));
                     }
                 }
             }

@@ -48,6 +48,8 @@ impl Attach<'_> {
                 "watched_ns": nanos(summary.watched),
                 "detached_in_ns": nanos(summary.detached_in),
                 "exit": summary.exit.map(json::exit),
+                "upon": summary.ended.as_ref().and_then(|ended| ended.upon.as_ref()).map(json::sent),
+                "signals": summary.signals.iter().map(json::sent).collect::<Vec<_>>(),
                 "findings": self.watcher.ledger().iter().map(json::finding).collect::<Vec<_>>(),
                 "gc": {
                     "cycles": process.gc.completed,
@@ -157,7 +159,9 @@ impl Attach<'_> {
             accounting.lost(),
             if accounting.balances() { "" } else { ": THE ACCOUNT DOES NOT BALANCE, please report this" },
             cost::summary(&summary.cost, self.watcher.budget()),
-            summary.exit.map_or_else(String::new, |exit| format!("; it ended: {exit}"))
+            summary.ended.as_ref().map_or_else(String::new, |ended| {
+                format!("; it ended: {}", printable(&ended.to_string()))
+            })
         );
         if let Some(text) = self.export.state_text() {
             outln!("{}  {text}", self.clock(monotonic_ns()));
@@ -172,8 +176,8 @@ impl Attach<'_> {
             printable(&self.watcher.target().comm),
             duration(nanos(summary.watched))
         );
-        if let Some(exit) = summary.exit {
-            outln!("  the process ended: {exit}");
+        if let Some(ended) = &summary.ended {
+            outln!("  the process ended: {}", printable(&ended.to_string()));
         }
         let findings: Vec<_> = self.watcher.ledger().iter().collect();
         if findings.is_empty() {

@@ -1,0 +1,114 @@
+//! Signals that a process was sent, and by whom.
+
+use super::exit::{Exit, signal_name};
+
+/// How long before its end a signal is taken to have to do with a process's exit code, ns: orchestrators give a minute at
+/// most.
+const ASKED_WITHIN: u64 = 60_000_000_000;
+
+/// Who sent a signal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// Another process.
+    Process {
+        /// Its id, in the initial PID namespace.
+        pid: u32,
+        /// The name of the thread that did.
+        name: String,
+    },
+    /// The process itself: `kill`, `raise`, `abort`.
+    Itself,
+    /// The processor, by way of the kernel: an instruction of the process could not be executed.
+    Fault,
+    /// The kernel, of its own accord.
+    Kernel {
+        /// Whether the process's cgroup was out of memory; `None` if that is not known.
+        out_of_memory: Option<bool>,
+    },
+}
+
+impl std::fmt::Display for Sender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Process { pid, name } => write!(f, "sent by process {pid} ({name})"),
+            Self::Itself => f.write_str("sent by itself"),
+            Self::Fault => f.write_str("for a fault of its own"),
+            Self::Kernel { out_of_memory: Some(true) } => f.write_str("sent by the kernel: out of memory"),
+            Self::Kernel { .. } => f.write_str("sent by the kernel"),
+        }
+    }
+}
+
+/// A signal that was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    /// Its number.
+    pub signal: i32,
+    /// When, `CLOCK_MONOTONIC` ns.
+    pub at_ns: u64,
+    /// By whom.
+    pub by: Sender,
+}
+
+impl Sent {
+    /// The signal among these that an end at `now_ns` is the answer to: the one that killed, or before an exit code the last
+    /// by which somebody else asked for an end.
+    #[must_use]
+    pub fn behind(exit: Exit, now_ns: u64, sent: &[Self]) -> Option<&Self> {
+        match exit {
+            Exit::Signal(signal) => sent.iter().rfind(|one| one.signal == signal),
+            Exit::Code(_) => sent.iter().rfind(|one| {
+                // A program's own business.
+                let other =
+                    matches!(one.signal, libc::SIGUSR1 | libc::SIGUSR2 | libc::SIGALRM | libc::SIGPIPE);
+                let asks = !other && matches!(one.by, Sender::Process { .. });
+                asks && now_ns.saturating_sub(one.at_ns) < ASKED_WITHIN
+            }),
+            Exit::Exec | Exit::Unknown => None,
+        }
+    }
+
+    /// What it adds to how the process ended at `end_ns`.
+    #[must_use]
+    pub fn describe(&self, exit: Exit, end_ns: u64) -> String {
+        let mut text = match exit {
+            Exit::Signal(_) => self.by.to_string(),
+            _ => format!("after {}, {}", signal_name(self.signal), self.by),
+        };
+        let before = end_ns.saturating_sub(self.at_ns) as f64 / 1e9;
+        if before >= 1.0 {
+            text.push_str(&format!(" {before:.1} s before"));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(signal: i32, at_ns: u64, by: Sender) -> Sent {
+        Sent { signal, at_ns, by }
+    }
+
+    #[test]
+    fn the_signal_behind_an_end() {
+        let shell = Sender::Process { pid: 7, name: "sh".to_owned() };
+        let signals = [
+            sent(libc::SIGTERM, 10, shell.clone()),
+            sent(libc::SIGABRT, 20, Sender::Itself),
+            sent(libc::SIGHUP, 30, Sender::Itself),
+            sent(libc::SIGUSR1, 31, shell),
+        ];
+        let behind = |exit, now| Sent::behind(exit, now, &signals).map(|one| one.signal);
+        assert_eq!(behind(Exit::Signal(libc::SIGABRT), 40), Some(libc::SIGABRT));
+        assert_eq!(behind(Exit::Signal(libc::SIGKILL), 40), None);
+        assert_eq!(behind(Exit::Code(0), 40), Some(libc::SIGTERM));
+        assert_eq!(behind(Exit::Code(0), ASKED_WITHIN + 11), None);
+        assert_eq!(behind(Exit::Unknown, 40), None);
+        assert_eq!(signals[0].describe(Exit::Code(1), 40), "after SIGTERM, sent by process 7 (sh)");
+        let later = signals[0].describe(Exit::Code(1), 2_500_000_010);
+        assert_eq!(later, "after SIGTERM, sent by process 7 (sh) 2.5 s before");
+        assert_eq!(signals[1].describe(Exit::Signal(libc::SIGABRT), 40), "sent by itself");
+    }
+}
