@@ -2,6 +2,7 @@
 //! kernels before 6.15.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use aya::EbpfLoader;
 use aya::maps::{HashMap, MapData};
@@ -34,6 +35,7 @@ struct Shared {
     /// Senders are numbered in the initial PID namespace; whether that is ours.
     numbered: bool,
     links: Mutex<Vec<RawTracePointLink>>,
+    loaded_in: Vec<(&'static str, Duration)>,
 }
 
 impl std::fmt::Debug for Endings {
@@ -72,20 +74,28 @@ impl Endings {
             .map_err(|e| error("load the eBPF object", &e))?;
         let map = ebpf.take_map(MAP_ENDINGS).ok_or_else(|| failed(format!("no map {MAP_ENDINGS}")))?;
         let map = HashMap::try_from(map).map_err(|e| error("open a map", &e))?;
-        let mut links = Vec::new();
+        let (mut links, mut loaded_in) = (Vec::new(), Vec::new());
         for (name, tracepoint) in PROGRAMS {
             let program: &mut RawTracePoint = ebpf
                 .program_mut(name)
                 .ok_or_else(|| failed(format!("no {name} in the eBPF object")))?
                 .try_into()
                 .map_err(|e| error("find a program", &e))?;
+            let begun = Instant::now();
             program.load().map_err(|e| error("load a program", &e))?;
+            loaded_in.push((name, begun.elapsed()));
             let id = program.attach(tracepoint).map_err(|e| error("attach to a tracepoint", &e))?;
             links.push(program.take_link(id).map_err(|e| error("hold a tracepoint", &e))?);
             program.unload().map_err(|e| error("let a program go", &e))?;
         }
         let numbered = namespace == (0, 0);
-        Ok(Self(Arc::new(Shared { map: Mutex::new(map), numbered, links: Mutex::new(links) })))
+        Ok(Self(Arc::new(Shared { map: Mutex::new(map), numbered, links: Mutex::new(links), loaded_in })))
+    }
+
+    /// How long the kernel took to verify and compile each program, by its name.
+    #[must_use]
+    pub fn loaded_in(&self) -> &[(&'static str, Duration)] {
+        &self.0.loaded_in
     }
 
     /// Takes the programs off for good. What was told until then stays known.

@@ -281,6 +281,12 @@ impl Watcher {
         self.governor.ledger()
     }
 
+    /// How long the kernel took to verify and compile each program, by its name.
+    pub fn loaded_in(&self) -> impl Iterator<Item = &(&'static str, Duration)> {
+        let endings = self.endings.as_ref().map_or(&[][..], Endings::loaded_in);
+        self.session.loaded_in().iter().chain(endings)
+    }
+
     /// Why the kernel does not tell who sends signals to the process.
     #[must_use]
     pub fn senders_unknown(&self) -> Option<&str> {

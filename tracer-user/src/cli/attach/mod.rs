@@ -213,7 +213,7 @@ impl<'a> Attach<'a> {
                     "links": session.links().describe(),
                     "senders_unknown": self.watcher.senders_unknown(),
                     "neighbours_pay": session.links() == Links::Multi,
-                    "programs": session.loaded_in().iter().map(|(name, took)| json!({
+                    "programs": self.watcher.loaded_in().map(|(name, took)| json!({
                         "name": name, "loaded_in_ns": nanos(*took),
                     })).collect::<Vec<_>>(),
                     "not_seen": plan.unavailable.iter().filter(|u| u.lost).map(|u| json!({
