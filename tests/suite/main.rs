@@ -32,6 +32,7 @@ mod reasons;
 mod refusals;
 mod stats;
 mod switches;
+mod syscalls;
 mod tampered;
 mod vm;
 mod waits;

@@ -10,7 +10,7 @@ pub use switches::*;
 
 /// Version of everything in this module. A program that finds another version in [`ProcConfig`] ignores
 /// the process and counts the hit as [`ProbeCounters::refused`].
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Name of the hash map `tgid (u32) -> ProcConfig`.
 pub const MAP_PROCESSES: &str = "PROCESSES";
@@ -59,6 +59,9 @@ pub const TIER_T2: u32 = 2;
 pub const TIER_T3: u32 = 4;
 /// Tier switch: samples of what is on a CPU, by timer.
 pub const TIER_CPU: u32 = 8;
+
+/// Tier switch: system calls, by tracepoints.
+pub const TIER_SYSCALLS: u32 = 16;
 
 /// [`ProcConfig::flags`]: copy panic and fatal texts out of the process.
 pub const CONFIG_CAPTURE_TEXT: u32 = 1;
@@ -118,11 +121,13 @@ pub enum Probe {
     OnCpu = 22,
     /// No site of its own: a stack that parks name by its id, handed over when it is met first.
     GoStack = 23,
+    /// No site: a goroutine comes back from a system call.
+    GoSyscall = 24,
 }
 
 impl Probe {
     /// Every probe, in the order of its number.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::GcStart,
         Self::GcMarkEnd,
         Self::GcMarkTermination,
@@ -146,6 +151,7 @@ impl Probe {
         Self::GoRun,
         Self::OnCpu,
         Self::GoStack,
+        Self::GoSyscall,
     ];
 
     /// The probe with this wire number.
@@ -161,6 +167,7 @@ impl Probe {
             Self::GoCreate | Self::GoExit => TIER_T2,
             Self::GoPark | Self::GoReady | Self::GoRun | Self::GoStack => TIER_T3,
             Self::OnCpu => TIER_CPU,
+            Self::GoSyscall => TIER_SYSCALLS,
             _ => TIER_T1,
         }
     }
@@ -192,6 +199,7 @@ impl Probe {
             Self::GoRun => "go_run",
             Self::OnCpu => "on_cpu",
             Self::GoStack => "go_stack",
+            Self::GoSyscall => "go_syscall",
         }
     }
 }
@@ -289,8 +297,12 @@ pub struct ProcConfig {
     pub resumes: [u64; MAX_RESUMES],
     /// Where calls of `gogo` return to that hand over between coroutines; 0 none.
     pub coroutine_calls: [u64; MAX_COROUTINE_CALLS],
+    /// Number of the stretch in which system calls are observed: those begun in another one are not gone on with.
+    pub calls_epoch: u32,
+    /// Zero.
+    pub padding: u32,
 }
-const _: () = assert!(size_of::<ProcConfig>() == 192);
+const _: () = assert!(size_of::<ProcConfig>() == 200);
 
 /// Counters of one probe of one process on one CPU.
 ///

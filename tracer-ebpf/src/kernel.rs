@@ -125,41 +125,50 @@ pub fn now_ns() -> u64 {
     unsafe { generated::bpf_ktime_get_ns() }
 }
 
-/// The user-space registers of the thread that a timer interrupted, and whether it was in the kernel. Argument
-/// registers are left out.
-///
-/// `bpf_task_pt_regs` (Linux 5.15) has them whichever it was; the context has those of the kernel then.
+/// Whether the thread that a timer interrupted was in the kernel.
 #[cfg(bpf_target_arch = "x86_64")]
 #[inline(always)]
-pub fn interrupted(ctx: &PerfEventContext) -> (Registers, bool) {
+pub fn in_kernel(ctx: &PerfEventContext) -> bool {
     // SAFETY: the kernel hands a valid context for the length of the run.
-    let in_kernel = unsafe { (*ctx.ctx).regs.cs } & 3 == 0;
-    // SAFETY: the task is the current one, so its registers are there; the verifier knows the type and its size.
-    let regs =
-        unsafe { &*(generated::bpf_task_pt_regs(generated::bpf_get_current_task_btf()) as *const pt_regs) };
-    let registers = Registers { args: [0; 5], g: regs.r14, pc: regs.rip, sp: regs.rsp, bp: regs.rbp, lr: 0 };
-    (registers, in_kernel)
+    unsafe { (*ctx.ctx).regs.cs & 3 == 0 }
 }
 
 /// The same: the mode is in the low bits of pstate, 0 in user space (EL0).
 #[cfg(bpf_target_arch = "aarch64")]
 #[inline(always)]
-pub fn interrupted(ctx: &PerfEventContext) -> (Registers, bool) {
+pub fn in_kernel(ctx: &PerfEventContext) -> bool {
     // SAFETY: as above.
-    let in_kernel = unsafe { (*ctx.ctx).regs.pstate } & 0xf != 0;
+    unsafe { (*ctx.ctx).regs.pstate & 0xf != 0 }
+}
+
+/// The user-space registers of the current thread, wherever it is. Argument registers are left out.
+///
+/// `bpf_task_pt_regs` (Linux 5.15) has them also in the kernel.
+#[cfg(bpf_target_arch = "x86_64")]
+#[inline(always)]
+pub fn user_registers() -> Registers {
+    // SAFETY: the task is the current one, so its registers are there; the verifier knows the type and its size.
+    let regs =
+        unsafe { &*(generated::bpf_task_pt_regs(generated::bpf_get_current_task_btf()) as *const pt_regs) };
+    Registers { args: [0; 5], g: regs.r14, pc: regs.rip, sp: regs.rsp, bp: regs.rbp, lr: 0 }
+}
+
+/// The same.
+#[cfg(bpf_target_arch = "aarch64")]
+#[inline(always)]
+pub fn user_registers() -> Registers {
     // SAFETY: as above; user_pt_regs is the begin of pt_regs (arch/arm64/include/asm/ptrace.h).
     let regs = unsafe {
         &*(generated::bpf_task_pt_regs(generated::bpf_get_current_task_btf()) as *const user_pt_regs)
     };
-    let registers = Registers {
+    Registers {
         args: [0; 5],
         g: regs.regs[28],
         pc: regs.pc,
         sp: regs.sp,
         bp: regs.regs[29],
         lr: regs.regs[30],
-    };
-    (registers, in_kernel)
+    }
 }
 
 /// Registers by their role in Go's `ABIInternal` (cmd/compile/abi-internal.md).

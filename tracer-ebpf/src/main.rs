@@ -1,5 +1,5 @@
 //! gotrail's eBPF programs: one per tier, twice, around one body; one for the CPUs' timers, and some at tracepoints of the
-//! kernel: programs that begin to run, signals that are sent, threads that exit.
+//! kernel: programs that begin to run, signals that are sent, threads that exit, system calls.
 //!
 //! `uprobe.multi` programs put all sites of a tier behind one link, which the kernel takes down in about
 //! 30 ms; `uprobe` programs are for kernels before 6.6, which know only one link per site. The agent asks
@@ -21,6 +21,7 @@ mod samples;
 mod stacks;
 mod sums;
 mod switches;
+mod syscalls;
 mod tiers;
 
 use aya_ebpf::macros::{perf_event, raw_tracepoint, uprobe};
@@ -79,6 +80,20 @@ pub fn signal_sent(ctx: RawTracePointContext) -> i32 {
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn thread_exits(ctx: RawTracePointContext) -> i32 {
     endings::exit(&ctx);
+    0
+}
+
+/// A system call begins.
+#[raw_tracepoint(tracepoint = "sys_enter")]
+pub fn syscall_enters(ctx: RawTracePointContext) -> i32 {
+    syscalls::enters(&ctx);
+    0
+}
+
+/// It ends.
+#[raw_tracepoint(tracepoint = "sys_exit")]
+pub fn syscall_exits(ctx: RawTracePointContext) -> i32 {
+    syscalls::exits(&ctx);
     0
 }
 

@@ -6,7 +6,7 @@ use tracer_ebpf::decide::header;
 use tracer_ebpf::on_cpu::sample;
 use tracer_ebpf::{ABI_VERSION, FLAG_PARTIAL, Probe, StackEvent, TIER_CPU};
 
-use crate::kernel::{UserMemory, current_ids, interrupted, now_ns};
+use crate::kernel::{UserMemory, current_ids, in_kernel, now_ns, user_registers};
 use crate::maps::{counters, emit, m_of, next_sequence, process};
 
 /// Tier CPU.
@@ -27,11 +27,10 @@ pub fn on_cpu(ctx: &PerfEventContext) {
     // SAFETY: no arguments.
     let cpu = unsafe { bpf_get_smp_processor_id() };
     let header = header(probe, now_ns(), pid_tgid, cpu, next_sequence());
-    let (registers, in_kernel) = interrupted(ctx);
     let m = m_of(pid_tgid as u32);
     emit::<StackEvent>(counters, |event| {
         event.header = header;
-        sample(m, &registers, in_kernel, config, &UserMemory, event);
+        sample(m, &user_registers(), in_kernel(ctx), config, &UserMemory, event);
         event.header.flags & FLAG_PARTIAL != 0
     });
 }

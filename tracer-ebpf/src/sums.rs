@@ -112,21 +112,11 @@ pub fn runs(hit: &Hit, goid: u64, counts: &SwitchCounters) {
 
 /// Puts a time into its sum; `kind` 0 is none. The hit is counted either way.
 #[inline(always)]
-fn close(hit: &Hit, kind: u8, reason: u32, stack: u32, ns: u64) {
+pub fn close(hit: &Hit, kind: u8, reason: u32, stack: u32, ns: u64) {
     if kind == 0 {
         return hit.counters.summed();
     }
-    let key = SumKey { slot: hit.config.slot as u16, kind, reason: reason as u8, stack };
-    let sum = match SUMS.get_ptr_mut(&key) {
-        Some(sum) => sum,
-        None => {
-            let Some(empty) = EMPTY_SUM.get(0) else { return hit.counters.lost_map() };
-            // That another one was faster is as good.
-            let _ = SUMS.insert(&key, empty, NO_EXIST);
-            let Some(sum) = SUMS.get_ptr_mut(&key) else { return hit.counters.lost_map() };
-            sum
-        }
-    };
+    let Some(sum) = sum_of(hit, kind, reason, stack) else { return hit.counters.lost_map() };
     let at = bucket(ns);
     // The compiler forgets the bound by the time the address is made; the verifier wants it there.
     let at = if at < BUCKETS { at } else { 0 };
@@ -138,4 +128,25 @@ fn close(hit: &Hit, kind: u8, reason: u32, stack: u32, ns: u64) {
         add((&raw const (*sum).buckets).cast::<u64>().add(at), 1);
     }
     hit.counters.summed();
+}
+
+/// Adds a part of a time to its sum: the rest comes, and is counted then.
+#[inline(always)]
+pub fn lengthen(hit: &Hit, kind: u8, reason: u32, stack: u32, ns: u64) {
+    let Some(sum) = sum_of(hit, kind, reason, stack) else { return hit.counters.lost_map() };
+    // SAFETY: as in `close`.
+    unsafe { add(&raw const (*sum).total_ns, ns) };
+    hit.counters.summed();
+}
+
+#[inline(always)]
+fn sum_of(hit: &Hit, kind: u8, reason: u32, stack: u32) -> Option<*mut Sum> {
+    let key = SumKey { slot: hit.config.slot as u8, kind, reason: reason as u16, stack };
+    if let Some(sum) = SUMS.get_ptr_mut(&key) {
+        return Some(sum);
+    }
+    let empty = EMPTY_SUM.get(0)?;
+    // That another one was faster is as good.
+    let _ = SUMS.insert(&key, empty, NO_EXIST);
+    SUMS.get_ptr_mut(&key)
 }

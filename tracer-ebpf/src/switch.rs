@@ -98,6 +98,21 @@ pub fn run<M: Memory>(g: u64, registers: &Registers, config: &ProcConfig, memory
     Ok(Run::Runs { goid, flags })
 }
 
+/// Where a goroutine makes a system call: as if it parked there, for no reason of the runtime's. `None` if none does: the
+/// thread is on a system stack, or in C code, where the register that holds g has something else.
+///
+/// A goroutine stays `m.curg` while it is in a system call (runtime/proc.go, `reentersyscall`, Go 1.18 to 1.27).
+#[inline(always)]
+pub fn in_system_call<M: Memory>(registers: &Registers, config: &ProcConfig, memory: &M) -> Option<Park> {
+    let g = registers.g;
+    let m = memory.read_u64(at(g, config.g_m)).ok()?;
+    if memory.read_u64(at(m, config.m_curg)).ok()? != g {
+        return None;
+    }
+    let goid = memory.read_u64(at(g, config.g_goid)).ok()?;
+    Some(Park { goid, reason: 0, pc: registers.pc, bp: registers.bp, flags: 0 })
+}
+
 /// A stack as it is told apart from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StackId {
@@ -285,6 +300,18 @@ mod tests {
         let unknown = Ready { goid: 9, waker: 0, flags: FLAG_NO_GOID | FLAG_PARTIAL };
         assert_eq!(ready(0x5000, G0, &config, &memory), Ok(unknown));
         assert_eq!(ready(0x6000, G0, &config, &memory), Err(Fault));
+    }
+
+    #[test]
+    fn a_system_call_is_a_goroutines_only_on_its_own_stack() {
+        let (memory, config) = (parked(), config());
+        let called = |g: u64| {
+            let registers = Registers { g, pc: 0xb0, bp: 0x8000, ..Registers::default() };
+            in_system_call(&registers, &config, &memory)
+        };
+        assert_eq!(called(G), Some(Park { goid: 7, reason: 0, pc: 0xb0, bp: 0x8000, flags: 0 }));
+        assert_eq!(called(G0), None, "the runtime's own");
+        assert_eq!(called(0x77), None, "C code");
     }
 
     #[test]

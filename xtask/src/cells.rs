@@ -26,6 +26,10 @@ const SWITCHES: &str = "switches";
 /// The versions that it is built with: each way of T3 is in one of them.
 const SWITCHES_VERSIONS: [&str; 4] = ["1.20.14", "1.22.12", "1.24.11", go::NEWEST];
 
+/// The program that makes system calls, which are in other places of assembly with older versions.
+const SYSCALLS: &str = "syscalls";
+const SYSCALLS_VERSIONS: [&str; 3] = ["1.18.10", "1.20.14", go::NEWEST];
+
 /// The program that makes goroutines: also built as for a debugger, which changes what follows the making of one.
 const SPAWN: &str = "spawn";
 
@@ -226,6 +230,7 @@ impl Wanted {
             MATRIX | FIGURES => &VERSIONS,
             LIBRARY => &[go::NEWEST],
             SWITCHES => &SWITCHES_VERSIONS,
+            SYSCALLS => &SYSCALLS_VERSIONS,
             _ => &go::VERSIONS,
         });
         for go in versions {
@@ -326,6 +331,7 @@ mod tests {
         );
         assert_eq!(Wanted::all(true).cells(SPAWN).len(), go::VERSIONS.len() * 2 + 2);
         assert_eq!(Wanted::all(true).cells(GCSTW).len(), go::VERSIONS.len() * 3);
+        assert_eq!(Wanted::all(true).cells(SYSCALLS).len(), SYSCALLS_VERSIONS.len() * 2);
         let library: Vec<String> =
             Wanted::all(true).cells(LIBRARY).iter().map(|cell| cell.mode.name().to_owned()).collect();
         assert_eq!(library, ["c-shared", "plugin"]);

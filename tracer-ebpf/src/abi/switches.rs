@@ -16,6 +16,11 @@ pub const MAP_OPEN_WAITS: &str = "OPEN_WAITS";
 /// Name of the per-CPU hash map [`SumKey`]` -> `[`Sum`].
 pub const MAP_SUMS: &str = "SUMS";
 
+/// Name of the LRU map `thread (u32) -> `[`OpenCall`].
+pub const MAP_OPEN_CALLS: &str = "OPEN_CALLS";
+
+/// Threads whose system call is measured at once.
+pub const MAX_OPEN_CALLS: u32 = 16_384;
 /// Stacks that are told apart at once.
 pub const MAX_STACKS: u32 = 8192;
 /// Goroutines whose wait is measured at once in the kernel; the one longest untouched goes first.
@@ -126,6 +131,19 @@ pub struct OpenWait {
 }
 const _: () = assert!(size_of::<OpenWait>() == 32);
 
+/// A system call that has begun.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct OpenCall {
+    /// When.
+    pub time_ns: u64,
+    /// [`super::ProcConfig::calls_epoch`] then.
+    pub epoch: u32,
+    /// Its number on this architecture.
+    pub number: u32,
+}
+const _: () = assert!(size_of::<OpenCall>() == 16);
+
 /// [`SumKey::kind`]: from park to wake-up.
 pub const SUM_BLOCKED: u8 = 1;
 /// [`SumKey::kind`]: from park to run, where the wake-up is not seen (network poller, GC workers).
@@ -133,16 +151,19 @@ pub const SUM_BLOCKED_TO_RUN: u8 = 2;
 /// [`SumKey::kind`]: from wake-up to run. By reason alone.
 pub const SUM_RUNNABLE: u8 = 3;
 
+/// [`SumKey::kind`]: in a system call.
+pub const SUM_SYSTEM_CALL: u8 = 4;
+
 /// What a sum is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
 #[repr(C)]
 pub struct SumKey {
     /// Slot of the process.
-    pub slot: u16,
+    pub slot: u8,
     /// A `SUM_` number.
     pub kind: u8,
-    /// Wait reason.
-    pub reason: u8,
+    /// Wait reason, or number of the system call.
+    pub reason: u16,
     /// Stack id; 0 unknown, or not by stack.
     pub stack: u32,
 }

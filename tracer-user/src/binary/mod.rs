@@ -20,6 +20,7 @@ mod toolchain;
 mod types;
 pub mod version;
 
+pub(crate) use calls::is_standard_library;
 pub use calls::{Argument, CallSite, Calls, Hazard};
 pub use code::Cost;
 #[cfg(feature = "fuzzing")]

@@ -74,7 +74,7 @@ pub(crate) struct AttachArgs {
     pub(crate) pid: Option<u32>,
     /// Watch every process that runs this executable instead, those that start later too; a PID stands for what it runs.
     /// One set of probes serves them all, so each process of the executable pays for it
-    #[arg(long, value_name = "FILE|PID", conflicts_with_all = ["switches", "follow_exec"])]
+    #[arg(long, value_name = "FILE|PID", conflicts_with_all = ["switches", "syscalls", "follow_exec"])]
     pub(crate) exe: Option<String>,
     /// With --exe: watch so many processes at most
     #[arg(long, value_name = "NUMBER", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=4096))]
@@ -99,6 +99,10 @@ pub(crate) struct AttachArgs {
     /// What to make of switches
     #[arg(long, value_enum, default_value_t = SwitchForm::Records, requires = "switches")]
     pub(crate) switches_as: SwitchForm,
+    /// Observe every system call of goroutines for this long, from attach on: which, where, how long. It makes each system
+    /// call of this machine a little slower meanwhile, of whatever process
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(crate) syscalls: Option<Duration>,
     /// Time between two looks at all goroutines
     #[arg(long, value_name = "TIME", default_value = "1s", value_parser = time)]
     pub(crate) snapshot_every: Duration,
@@ -158,6 +162,7 @@ impl AttachArgs {
         }
         Ok(Options {
             switches: self.switches,
+            syscalls: self.syscalls,
             snapshot_every: self.snapshot_every,
             budget: self.budget / 100.0,
             thresholds: Thresholds {

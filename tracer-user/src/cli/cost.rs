@@ -6,7 +6,7 @@ use gotrail::model::Estimate;
 use gotrail::probe::{Calibration, Relink, Why};
 use gotrail::text::duration;
 use serde_json::{Value, json};
-use tracer_ebpf::{Probe, TIER_T1, TIER_T2, TIER_T3};
+use tracer_ebpf::{Probe, TIER_SYSCALLS, TIER_T1, TIER_T2, TIER_T3};
 
 use super::json::wall;
 
@@ -37,6 +37,7 @@ pub(crate) const fn tier_name(tier: u32) -> &'static str {
         TIER_T1 => "T1",
         TIER_T2 => "T2",
         TIER_T3 => "T3",
+        TIER_SYSCALLS => "syscalls",
         _ => "?",
     }
 }
@@ -46,6 +47,7 @@ const fn subject(tier: u32) -> &'static str {
     match tier {
         TIER_T2 => "goroutine creations and exits",
         TIER_T3 => "switches between goroutines",
+        TIER_SYSCALLS => "system calls",
         _ => "rare events",
     }
 }
@@ -56,12 +58,17 @@ pub(crate) fn step(step: &Step) -> Option<Told> {
         Step::Mode { tier, from, to, numbers } => Some(mode(*tier, *from, *to, numbers)),
         Step::Ended(stretch) => Some(window(stretch)),
         Step::Asked { tier, left_ns, numbers } => {
-            let text = format!(
+            let mut text = format!(
                 "observing {} costs about {:.1} % of the process's CPU time ({:.0} hits a second), as was asked for",
                 subject(*tier),
                 numbers.predicted * 100.0,
                 numbers.hits_per_second
             );
+            if *tier == TIER_SYSCALLS {
+                text.push_str(
+                    "; system calls of all other processes of this machine are a little slower meanwhile",
+                );
+            }
             let fields = json!({ "tier": tier_name(*tier), "left_ns": left_ns });
             Some(Told::note("asked", text, with(numbers, fields)))
         }
@@ -307,7 +314,7 @@ pub(crate) fn summary(ledger: &Ledger, budget: f64) -> String {
     let asked = if ledger.asked_ns == 0 {
         String::new()
     } else {
-        format!(", {} of it for the switches that were asked for", duration(ledger.asked_ns))
+        format!(", {} of it for what was asked for", duration(ledger.asked_ns))
     };
     format!(
         "about {} of the process's {} of CPU time, {share:.2} % (budget {:.1} %{floor}{asked}), by hits at {} each, {} with a stack ({how})",

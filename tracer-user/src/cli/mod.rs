@@ -41,6 +41,7 @@ mod ps;
 mod signals;
 mod stats;
 mod switches;
+mod system_calls;
 
 use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;

@@ -295,7 +295,7 @@ impl<'a> Told<'a> {
 }
 
 /// A distribution: its buckets are OpenTelemetry's of scale 2, by index.
-fn times(distribution: &Distribution) -> Value {
+pub(super) fn times(distribution: &Distribution) -> Value {
     let buckets: Vec<(i64, u64)> =
         (-1..).zip(distribution.buckets()).map(|(i, n)| (i, *n)).filter(|(_, n)| *n != 0).collect();
     json!({

@@ -19,7 +19,7 @@ pub use finding::{Degree, Finding, Role, SiteRef, State, Trend};
 pub use ledger::{Change, Ledger, Reported};
 #[cfg(feature = "probe")]
 pub(crate) use sites::call_frames;
-pub use sites::{Context, Thresholds, caller_site};
+pub use sites::{Context, Thresholds, caller_site, system_call_frame};
 pub use stuck::watched_connections;
 pub use text::{crash_text, panic_type};
 

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 
 use super::finding::{Role, SiteRef};
 use super::ledger::Ledger;
-use crate::binary::{CallSite, Frame, GoBinary};
+use crate::binary::{CallSite, Frame, GoBinary, is_standard_library};
 use crate::memory::{Pc, Symbolizer};
 use crate::model::{CallStack, Group, Process, WaitClass};
 use crate::target::CpuLimit;
@@ -134,6 +134,28 @@ pub(super) fn is_machinery(function: &str) -> bool {
     .any(|prefix| function.starts_with(prefix))
 }
 
+/// Where in the program a system call is made, and the function of the standard library that does it if there is one: the
+/// innermost frame of the program's own, or else of the standard library above its machinery.
+#[must_use]
+pub fn system_call_frame(frames: &[Frame]) -> Option<(&Frame, Option<&Frame>)> {
+    let is_library = |frame: &Frame| {
+        frame.wrapper
+            || is_standard_library(&frame.function)
+            || frame.function.starts_with("golang.org/x/sys/")
+    };
+    if let Some(at) = frames.iter().position(|frame| !is_library(frame)) {
+        return Some((&frames[at], at.checked_sub(1).map(|inner| &frames[inner])));
+    }
+    let is_below = |frame: &Frame| {
+        let function = &frame.function;
+        frame.wrapper
+            || is_machinery(function)
+            || function.starts_with("syscall.")
+            || function.starts_with("internal/syscall/")
+    };
+    frames.iter().find(|frame| !is_below(frame)).or_else(|| frames.last()).map(|frame| (frame, None))
+}
+
 /// The frame where a goroutine waits: the innermost that is not machinery.
 pub(super) fn blocked_frame(frames: &[Frame]) -> Option<&Frame> {
     frames.iter().find(|frame| !is_machinery(&frame.function) && !frame.wrapper)
@@ -172,4 +194,40 @@ pub(super) fn duration(ns: u64) -> String {
 /// `1 handler`, `3 handlers`.
 pub(super) fn counted(count: u64, one: &str, many: &str) -> String {
     format!("{count} {}", if count == 1 { one } else { many })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(functions: &[&str]) -> Option<(String, Option<String>)> {
+        let frames: Vec<Frame> = functions
+            .iter()
+            .map(|function| Frame {
+                function: (*function).to_owned(),
+                file: String::new(),
+                line: 0,
+                inlined: false,
+                offset: 0,
+                wrapper: false,
+            })
+            .collect();
+        let (place, by) = system_call_frame(&frames)?;
+        Some((place.function.clone(), by.map(|by| by.function.clone())))
+    }
+
+    #[test]
+    fn a_system_call_is_where_the_program_asks_for_it() {
+        let some = |place: &str, by: Option<&str>| Some((place.to_owned(), by.map(str::to_owned)));
+        let write = ["internal/runtime/syscall.Syscall6", "syscall.Syscall", "syscall.write"];
+        let poll = ["internal/poll.(*FD).Write", "os.(*File).Write"];
+        let all = [&write[..], &poll, &["example.com/wal.(*Log).append", "main.main"]].concat();
+        assert_eq!(place(&all), some("example.com/wal.(*Log).append", Some("os.(*File).Write")));
+        assert_eq!(place(&[&write[..], &poll].concat()), some("os.(*File).Write", None));
+        let unix = ["syscall.Syscall", "golang.org/x/sys/unix.Fsync", "main.sync"];
+        assert_eq!(place(&unix), some("main.sync", Some("golang.org/x/sys/unix.Fsync")));
+        let all_machinery = place(&write);
+        assert_eq!(all_machinery, some("syscall.write", None));
+        assert_eq!(place(&[]), None);
+    }
 }

@@ -12,6 +12,7 @@ mod reasons;
 mod sampling;
 mod stw;
 mod switches;
+mod system_calls;
 mod waitgraph;
 mod wall;
 
@@ -29,5 +30,6 @@ pub use switches::{
     GoroutineSwitches, SampledSwitches, SiteWaits, Stretch, Switch, SwitchKind, Switches, Unmeasured,
     WaitSite,
 };
+pub use system_calls::{SystemCallSite, SystemCalls};
 pub use waitgraph::{Edge, Evidence, Ring, Thing, WaitGraph};
 pub use wall::{Activity, Bounds, Class, Row, Share, Wall};

@@ -10,6 +10,7 @@ use super::groups::Groups;
 use super::sampling::Sampling;
 use super::stw::{Pause, PauseHistory};
 use super::switches::Switches;
+use super::system_calls::SystemCalls;
 use crate::memory::{Figures, Snapshot};
 
 /// Tuning calls remembered one by one.
@@ -69,6 +70,8 @@ pub struct Process {
     pub stw: PauseHistory,
     /// Switches between goroutines, as far as they were observed.
     pub switches: Switches,
+    /// System calls of goroutines, likewise.
+    pub system_calls: SystemCalls,
     /// Figures of the last snapshot.
     pub figures: Option<Figures>,
     /// Figures of the first one.

@@ -64,6 +64,8 @@ pub(super) fn config(binary: &GoBinary, plan: &Plan, bias: u64, slot: u32, optio
         switches_until_ns: 0,
         resumes: in_process(&plan.resumes, bias),
         coroutine_calls: in_process(&plan.coroutine_calls, bias),
+        calls_epoch: 0,
+        padding: 0,
     }
 }
 

@@ -13,8 +13,8 @@ use aya::programs::perf_event::{
 };
 use aya::util::online_cpus;
 use tracer_ebpf::{
-    GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_EVENTS, MAP_OPEN_WAITS, MAP_PROCESSES,
-    MAP_STACKS, MAP_SUMS, MAP_THREADS, MAX_THREADS, Probe, ProcConfig, TIER_CPU,
+    GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_EVENTS, MAP_PROCESSES, MAP_THREADS,
+    MAX_THREADS, Probe, ProcConfig, TIER_CPU,
 };
 
 use super::config::{Wire, config};
@@ -22,7 +22,7 @@ use super::drain::Numbers;
 use super::error::ProbeError;
 use super::kernel::Kernel;
 use super::losses::{Accounting, Counters, SwitchAccount};
-use super::object::object;
+use super::object::{object, without_switches};
 use super::session::{Options, kernel_error, open_counters, pid_namespace, take};
 use crate::binary::{GoBinary, Plan};
 use crate::model::OnCpu;
@@ -68,9 +68,7 @@ impl CpuSamples {
         let namespace = pid_namespace();
         let mut loader = EbpfLoader::new();
         // What only T3 uses needs no memory.
-        for name in [MAP_STACKS, MAP_OPEN_WAITS, MAP_SUMS] {
-            loader.map_max_entries(name, 1);
-        }
+        without_switches(&mut loader);
         let mut ebpf = loader
             .map_max_entries(MAP_EVENTS, RING_BYTES)
             .override_global(GLOBAL_PID_NAMESPACE_DEVICE, &namespace.0, true)

@@ -11,14 +11,14 @@ use aya::programs::raw_trace_point::RawTracePointLink;
 use bytemuck::Zeroable as _;
 use tracer_ebpf::{
     ENDINGS_EACH, Ending, EndingKey, GLOBAL_KERNEL_OFFSETS, GLOBAL_PID_NAMESPACE_DEVICE,
-    GLOBAL_PID_NAMESPACE_INODE, MAP_ENDINGS, MAP_EVENTS, MAP_OPEN_WAITS, MAP_STACKS, MAP_SUMS,
+    GLOBAL_PID_NAMESPACE_INODE, MAP_ENDINGS, MAP_EVENTS,
 };
 
 use super::btf::kernel_offsets;
 use super::config::Wire;
 use super::error::ProbeError;
 use super::kernel::release;
-use super::object::object;
+use super::object::{object, without_switches};
 use super::session::pid_namespace;
 use crate::target::{Exit, Sender, Sent};
 
@@ -60,9 +60,7 @@ impl Endings {
         let offsets = kernel_offsets().map_err(|e| failed(format!("its types (BTF) are not known: {e}")))?;
         let namespace = pid_namespace();
         let mut loader = EbpfLoader::new();
-        for name in [MAP_STACKS, MAP_OPEN_WAITS, MAP_SUMS] {
-            loader.map_max_entries(name, 1);
-        }
+        without_switches(&mut loader);
         let offsets = Wire(offsets);
         let mut ebpf = loader
             .map_max_entries(MAP_EVENTS, 4096)

@@ -7,15 +7,18 @@ use std::time::{Duration, Instant};
 
 use aya::Ebpf;
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
-use aya::programs::{ProgramError, UProbe};
-use tracer_ebpf::{TIER_T1, TIER_T3, cookie};
+use aya::programs::{Program, ProgramError, UProbe};
+use tracer_ebpf::{TIER_SYSCALLS, TIER_T1, TIER_T3, cookie};
 
 use super::error::ProbeError;
-use super::keeper::{Leases, Program};
+use super::keeper::{Leased, Leases};
 use super::kernel::{Kernel, Links};
 use super::session::kernel_error;
 use crate::binary::Site;
 use crate::target::Target;
+
+/// The programs of system calls, for the tracepoints that the keeper knows.
+const SYSCALL_PROGRAMS: [&str; 2] = ["syscall_enters", "syscall_exits"];
 
 /// The name of a tier's program, by how it is linked.
 const fn name_of(tier: u32, kind: Links) -> &'static str {
@@ -116,10 +119,14 @@ pub(super) fn lease(
 ) -> Result<(Option<Leases>, Vec<LoadedIn>), ProbeError> {
     let (mut programs, mut loaded_in) = (Vec::new(), Vec::new());
     for (tier, sites) in tiers {
-        let name = name_of(tier, kind);
-        let begun = Instant::now();
-        programs.push(Program { tier, program: loaded(ebpf, name, kernel)?, sites });
-        loaded_in.push((name, begun.elapsed()));
+        let names = if tier == TIER_SYSCALLS { &SYSCALL_PROGRAMS[..] } else { &[name_of(tier, kind)] };
+        let mut fds = Vec::new();
+        for name in names {
+            let begun = Instant::now();
+            fds.push(loaded(ebpf, name, kernel)?);
+            loaded_in.push((*name, begun.elapsed()));
+        }
+        programs.push(Leased { tier, programs: fds, sites });
     }
     if programs.is_empty() {
         return Ok((None, loaded_in));
@@ -130,12 +137,25 @@ pub(super) fn lease(
 
 /// Loads a program that is had by lease, and gives the one descriptor of it.
 fn loaded(ebpf: &mut Ebpf, name: &'static str, kernel: &Kernel) -> Result<OwnedFd, ProbeError> {
-    let program = program(ebpf, name, kernel)?;
-    program.load().map_err(|e| ProbeError::from_aya("load a program", &kernel.release, &e))?;
-    let fd = program.fd().map_err(|e| ProbeError::from_aya("hold a program", &kernel.release, &e))?;
+    let error = |what, e: &ProgramError| ProbeError::from_aya(what, &kernel.release, e);
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| kernel_error("find a program", kernel, format!("no {name} in the eBPF object")))?;
+    match program {
+        Program::UProbe(program) => program.load(),
+        Program::RawTracePoint(program) => program.load(),
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+    .map_err(|e| error("load a program", &e))?;
+    let fd = program.fd().map_err(|e| error("hold a program", &e))?;
     let fd =
         fd.as_fd().try_clone_to_owned().map_err(|e| kernel_error("hold a program", kernel, e.to_string()))?;
-    program.unload().map_err(|e| ProbeError::from_aya("let a program go", &kernel.release, &e))?;
+    match program {
+        Program::UProbe(program) => program.unload(),
+        Program::RawTracePoint(program) => program.unload(),
+        _ => Ok(()),
+    }
+    .map_err(|e| error("let a program go", &e))?;
     Ok(fd)
 }
 

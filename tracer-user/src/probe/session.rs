@@ -11,8 +11,8 @@ use bytemuck::Zeroable as _;
 use tracer_ebpf::Probe;
 use tracer_ebpf::{
     GLOBAL_ALARM_MASK, GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_ALARMS, MAP_COUNTERS,
-    MAP_EVENTS, MAP_OPEN_WAITS, MAP_PROCESSES, MAP_STACKS, MAP_SUMS, MAP_SWITCH_COUNTERS, MAP_SWITCHES,
-    OpenWait, Sum, SumKey, TIER_T1, TIER_T2, TIER_T3,
+    MAP_EVENTS, MAP_OPEN_CALLS, MAP_OPEN_WAITS, MAP_PROCESSES, MAP_STACKS, MAP_SUMS, MAP_SWITCH_COUNTERS,
+    MAP_SWITCHES, OpenWait, Sum, SumKey, TIER_SYSCALLS, TIER_T1, TIER_T2, TIER_T3,
 };
 
 use super::alarm::{self, Alarm};
@@ -58,6 +58,9 @@ pub struct Options {
     pub switches: SwitchMode,
     /// With T3 among the tiers: observe switches from the begin, for so long. `None`: when somebody asks for a lease.
     pub switches_for: Option<Duration>,
+    /// Observe the system calls of goroutines from the begin, for so long. The tracepoints are run for those of all
+    /// processes of the machine meanwhile.
+    pub syscalls_for: Option<Duration>,
 }
 
 /// What T3 makes of switches.
@@ -80,6 +83,7 @@ impl Default for Options {
             first_lease: Duration::from_millis(250),
             switches: SwitchMode::Records,
             switches_for: None,
+            syscalls_for: None,
         }
     }
 }
@@ -118,6 +122,7 @@ pub struct Session {
     kind: Links,
     stretches: Stretches,
     switches_until_ns: Option<u64>,
+    syscalls_until_ns: Option<u64>,
     plan: Plan,
     /// Sites that cost too much.
     taken_off: Vec<Site>,
@@ -176,12 +181,17 @@ impl Session {
             |what, e: &(dyn std::error::Error + 'static)| ProbeError::from_aya(what, &kernel.release, e);
         let namespace = pid_namespace();
         let mut loader = EbpfLoader::new();
-        if options.tiers & TIER_T3 == 0 {
-            // What is not used needs no memory.
-            for name in [MAP_STACKS, MAP_OPEN_WAITS, MAP_SUMS] {
-                loader.map_max_entries(name, 1);
-            }
-        } else {
+        // What is not used needs no memory.
+        let unused = [
+            (TIER_T3 | TIER_SYSCALLS, MAP_STACKS),
+            (TIER_T3 | TIER_SYSCALLS, MAP_SUMS),
+            (TIER_T3, MAP_OPEN_WAITS),
+            (TIER_SYSCALLS, MAP_OPEN_CALLS),
+        ];
+        for (_, name) in unused.into_iter().filter(|(by, _)| options.tiers & by == 0) {
+            loader.map_max_entries(name, 1);
+        }
+        if options.tiers & (TIER_T3 | TIER_SYSCALLS) != 0 {
             loader.map_max_entries(MAP_SWITCHES, options.ring_bytes);
         }
         let mut ebpf = loader
@@ -224,8 +234,15 @@ impl Session {
             .filter(|(_, sites)| !sites.is_empty())
             .collect();
         // One by one they take too long to go for leases to be of use.
-        let (held, leased): (Vec<_>, Vec<_>) =
+        let (held, mut leased): (Vec<_>, Vec<_>) =
             wanted.into_iter().partition(|(tier, _)| *tier == TIER_T1 || kind == Links::Single);
+        if options.tiers & TIER_SYSCALLS != 0 {
+            if kind == Links::Single {
+                let why = "they are observed by lease, for which it takes Linux 6.6".to_owned();
+                return Err(kernel_error("observe system calls", &kernel, why));
+            }
+            leased.push((TIER_SYSCALLS, Vec::new()));
+        }
         // The keeper starts while the rest is linked. And should gotrail be killed, the kernel closes descriptors in
         // their order: the keeper hears of it before the kernel takes the links down that are held here.
         let (leases, mut loaded_in) = lease(&mut ebpf, leased, target, bias, kind, &kernel)?;
@@ -243,7 +260,11 @@ impl Session {
             Drain::start("ring-drain", ring, bias, same_namespace, IDLE_INTERVAL, log_lines(&mut ebpf))
                 .map_err(drains)?;
         // Where there is nothing to come, it only waits for its end.
-        let idle = if options.tiers & TIER_T3 == 0 { Duration::from_secs(1) } else { IDLE_INTERVAL };
+        let idle = if options.tiers & (TIER_T3 | TIER_SYSCALLS) == 0 {
+            Duration::from_secs(1)
+        } else {
+            IDLE_INTERVAL
+        };
         let (switch_drain, switch_stream) =
             Drain::start("switch-drain", switch_ring, bias, false, idle, Box::new(|| {})).map_err(drains)?;
         // Last, when all that takes time is done: a program that creates goroutines all the time pays for each moment.
@@ -259,7 +280,9 @@ impl Session {
         }
         let links = Detacher::new(links, leases, switching.clone());
         let stretches = Stretches::new(switching, switch_drain.marks());
-        let switches_until_ns = options.switches_for.map(|time| monotonic_ns().saturating_add(nanos(time)));
+        let until = |time: Duration| monotonic_ns().saturating_add(nanos(time));
+        let switches_until_ns = options.switches_for.map(until);
+        let syscalls_until_ns = options.syscalls_for.map(until);
         if let Some(until_ns) = switches_until_ns {
             let lease_ns = monotonic_ns().saturating_add(nanos(SWITCHES_LEASE));
             let until_ns = if kind == Links::Single { until_ns } else { until_ns.min(lease_ns) };
@@ -277,6 +300,7 @@ impl Session {
             kind,
             stretches,
             switches_until_ns,
+            syscalls_until_ns,
             plan,
             taken_off: Vec::new(),
             relinks: Vec::new(),
@@ -306,6 +330,7 @@ impl Session {
             kind,
             stretches: Stretches::new(switching, Marks::default()),
             switches_until_ns: None,
+            syscalls_until_ns: None,
             plan,
             taken_off,
             relinks: Vec::new(),
@@ -343,7 +368,13 @@ impl Session {
         self.switches_until_ns
     }
 
-    /// The distributions that the kernel counted of this process's switches.
+    /// Likewise of system calls.
+    #[must_use]
+    pub const fn syscalls_until_ns(&self) -> Option<u64> {
+        self.syscalls_until_ns
+    }
+
+    /// The distributions that the kernel counted of this process's switches and system calls.
     #[must_use]
     pub fn sums(&self) -> Vec<(SumKey, Sum)> {
         let Owner::Alone(alone) = &self.owner else { return Vec::new() };
@@ -576,7 +607,12 @@ fn log_lines(_ebpf: &mut Ebpf) -> Box<dyn FnMut() + Send> {
 /// The tiers that are on from the begin, and for how long at first.
 fn first_leases(options: &Options) -> impl Iterator<Item = (u32, Duration)> {
     let switches = options.switches_for.map(|_| (TIER_T3, SWITCHES_LEASE));
-    [(TIER_T2, options.first_lease)].into_iter().chain(switches).filter(|(_, length)| !length.is_zero())
+    let syscalls = options.syscalls_for.map(|_| (TIER_SYSCALLS, SWITCHES_LEASE));
+    [(TIER_T2, options.first_lease)]
+        .into_iter()
+        .chain(switches)
+        .chain(syscalls)
+        .filter(|(_, length)| !length.is_zero())
 }
 
 /// Device and inode of our PID namespace, zeros in the initial one: the programs then need not translate.

@@ -101,6 +101,15 @@ impl Switching {
         }
     }
 
+    /// System calls that began until now are no longer gone on with: a new stretch has begun.
+    fn calls_anew(&self) {
+        let mut settings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Settings { processes, pid, config, .. } = &mut *settings;
+        config.calls_epoch += 1;
+        // Who has left is in the map no more, and has none to go on with.
+        let _ = insert(processes, *pid, *config);
+    }
+
     /// Ends the stretch, if one lasts.
     pub(super) fn end(&self) {
         let mut settings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -170,6 +179,11 @@ impl Stretches {
     /// Lets the one that lasts go on until `until_ns` at the longest.
     pub fn extend(&self, until_ns: u64) {
         self.switching.extend(until_ns);
+    }
+
+    /// The tracepoints of system calls are on again: those that began before are not gone on with.
+    pub fn calls_anew(&self) {
+        self.switching.calls_anew();
     }
 
     /// Ends it: call it before the probes go.

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tracer_ebpf::{Probe, SwitchCounters, TIER_T1, TIER_T2, TIER_T3};
+use tracer_ebpf::{Probe, SwitchCounters, TIER_SYSCALLS, TIER_T1, TIER_T2, TIER_T3};
 
 use super::costs::{Costs, Prices};
 use super::decide::{Governor, Look, Orders};
@@ -63,6 +63,8 @@ pub(in crate::agent) struct Subject {
     pub(in crate::agent) too_dear: Option<(f64, f64)>,
     /// Until when switches were asked for whatever they cost, `CLOCK_MONOTONIC` ns.
     pub(in crate::agent) switches_until_ns: Option<u64>,
+    /// Likewise system calls.
+    pub(in crate::agent) syscalls_until_ns: Option<u64>,
 }
 
 /// How a tier is observed, and how much of it was.
@@ -217,7 +219,11 @@ impl Worker {
             Some(leases) => leases
                 .tiers()
                 .map(|(tier, sites)| {
-                    let until_ns = subject.switches_until_ns.filter(|_| tier == TIER_T3);
+                    let until_ns = match tier {
+                        TIER_T3 => subject.switches_until_ns,
+                        TIER_SYSCALLS => subject.syscalls_until_ns,
+                        _ => None,
+                    };
                     Rule {
                         tier,
                         stays: tier == TIER_T2 || until_ns.is_some(),
@@ -342,6 +348,9 @@ impl Worker {
             let step = match report {
                 Report::On { tier, at_ns } => {
                     self.new_ns = at_ns;
+                    if tier == TIER_SYSCALLS {
+                        self.subject.stretches.calls_anew();
+                    }
                     let since_ns = if tier == TIER_T3 { self.begin_stretch(at_ns) } else { Some(at_ns) };
                     since_ns.and_then(|since_ns| self.governor.begun(tier, since_ns))
                 }

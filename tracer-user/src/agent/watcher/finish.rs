@@ -1,11 +1,11 @@
 //! The end of the watch.
 
-use tracer_ebpf::{SUM_BLOCKED, SUM_BLOCKED_TO_RUN};
+use tracer_ebpf::{SUM_BLOCKED, SUM_BLOCKED_TO_RUN, SUM_SYSTEM_CALL};
 
 use super::{Ended, Notice, Summary, Watcher};
 use crate::agent::governor::Step;
 use crate::memory::{Runtime, monotonic_ns};
-use crate::model::{Distribution, SiteWaits, WaitSite};
+use crate::model::{Distribution, SiteWaits, SystemCallSite, WaitSite};
 use crate::target::{Exit, Sender, Sent};
 
 impl Watcher {
@@ -92,12 +92,19 @@ impl Watcher {
         }
     }
 
-    /// What the kernel summed up of switches; call it once.
+    /// What the kernel summed up of switches and system calls; call it once.
     fn take_sums(&mut self) {
         for (key, sum) in self.session.sums() {
             let mut times = Distribution::default();
             times.add(sum.count, sum.total_ns, &sum.buckets);
-            let site = WaitSite { reason: key.reason, stack: key.stack };
+            if key.kind == SUM_SYSTEM_CALL {
+                let site = SystemCallSite { number: key.reason, stack: key.stack };
+                self.process.system_calls.add(site, &times);
+                continue;
+            }
+            // The programs read a byte.
+            let reason = key.reason as u8;
+            let site = WaitSite { reason, stack: key.stack };
             let switches = &mut self.process.switches;
             match key.kind {
                 SUM_BLOCKED => {
@@ -107,11 +114,7 @@ impl Watcher {
                     switches.add_waits(site, &SiteWaits { until_run: times, ..SiteWaits::default() });
                 }
                 _ => {
-                    switches
-                        .latency
-                        .entry((key.reason != 0).then_some(key.reason))
-                        .or_default()
-                        .merge(&times);
+                    switches.latency.entry((reason != 0).then_some(reason)).or_default().merge(&times);
                 }
             }
         }

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracer_ebpf::{TIER_T1, TIER_T2, TIER_T3};
+use tracer_ebpf::{TIER_SYSCALLS, TIER_T1, TIER_T2, TIER_T3};
 
 pub use self::types::{Ended, Notice, Options, Summary, SwitchesFor, WatchError};
 use super::executable::understand;
@@ -88,6 +88,10 @@ impl Watcher {
                 SwitchesFor::Time(time) => Some(time),
                 SwitchesFor::Bursts => None,
             };
+        }
+        if let Some(time) = options.syscalls {
+            probes.tiers |= TIER_SYSCALLS;
+            probes.syscalls_for = Some(time);
         }
         let plan = binary.plan(probes.tiers);
         if plan.tier(TIER_T2).next().is_none() {
@@ -329,6 +333,7 @@ fn subject(
         detacher: session.detacher(),
         stretches: session.stretches(),
         switches_until_ns: session.switches_until_ns(),
+        syscalls_until_ns: session.syscalls_until_ns(),
     }
 }
 

@@ -51,6 +51,8 @@ pub struct Options {
     pub probes: crate::probe::Options,
     /// How switches between goroutines are observed; `None`: not at all.
     pub switches: Option<SwitchesFor>,
+    /// For how long from attach on the system calls of goroutines are observed; `None`: not at all.
+    pub syscalls: Option<Duration>,
 }
 
 /// How switches between goroutines are observed.

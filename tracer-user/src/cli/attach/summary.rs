@@ -11,6 +11,7 @@ use tracer_ebpf::TIER_T2;
 use super::{Attach, nanos};
 use crate::cli::args::SwitchForm;
 use crate::cli::switches::Told;
+use crate::cli::system_calls;
 use crate::cli::{cost, human, json};
 
 /// So many times what the windows let expect is no matter of chance: ids are handed out in batches, but not so large ones.
@@ -81,6 +82,7 @@ impl Attach<'_> {
                     "remembered_cycles": process.gc.forgotten(),
                 },
                 "switches": self.switches(summary).map(|told| told.to_json()),
+                "system_calls": self.system_calls(summary).map(|told| told.to_json()),
                 "losses": json::losses(&summary.accounting),
                 "cost": self.cost(summary),
                 "export": self.export.state_json(),
@@ -92,6 +94,12 @@ impl Attach<'_> {
     fn switches<'b>(&'b self, summary: &'b Summary) -> Option<Told<'b>> {
         self.args.switches?;
         Some(Told::new(&self.watcher, summary, self.args.switches_as == SwitchForm::Records))
+    }
+
+    /// Likewise of system calls.
+    fn system_calls<'b>(&'b self, summary: &'b Summary) -> Option<system_calls::Told<'b>> {
+        self.args.syscalls?;
+        Some(system_calls::Told::new(&self.watcher, summary))
     }
 
     /// What the probes cost the target.
@@ -250,6 +258,9 @@ impl Attach<'_> {
             );
         }
         if let Some(told) = self.switches(summary) {
+            told.print();
+        }
+        if let Some(told) = self.system_calls(summary) {
             told.print();
         }
         let accounting = &summary.accounting;

@@ -20,7 +20,7 @@ use crate::probe::config::Wire;
 use crate::probe::error::ProbeError;
 use crate::probe::keeper::{Site, create};
 use crate::probe::kernel::{Kernel, Links};
-use crate::probe::object::object;
+use crate::probe::object::{object, without_switches};
 use crate::probe::session::pid_namespace;
 
 /// Pairs of measurements of each kind; their median is robust against half of them being disturbed.
@@ -50,7 +50,9 @@ pub(super) fn measure() -> Result<Calibration, ProbeError> {
         Some(_) => {}
     }
     let namespace = pid_namespace();
-    let mut ebpf = EbpfLoader::new()
+    let mut loader = EbpfLoader::new();
+    without_switches(&mut loader);
+    let mut ebpf = loader
         .map_max_entries(MAP_EVENTS, RING_BYTES)
         .override_global(tracer_ebpf::GLOBAL_PID_NAMESPACE_DEVICE, &namespace.0, true)
         .override_global(tracer_ebpf::GLOBAL_PID_NAMESPACE_INODE, &namespace.1, true)

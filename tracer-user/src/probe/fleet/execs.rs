@@ -11,12 +11,11 @@ use bytemuck::pod_read_unaligned;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tracer_ebpf::{
     ExecEvent, GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_EXECS, MAP_EXECS_LOST,
-    MAP_OPEN_WAITS, MAP_STACKS, MAP_SUMS,
 };
 
 use super::super::error::ProbeError;
 use super::super::kernel::release;
-use super::super::object::object;
+use super::super::object::{object, without_switches};
 use super::super::session::pid_namespace;
 
 /// A running look-out for programs that begin to run. It ends when it is dropped.
@@ -47,9 +46,7 @@ impl Execs {
         };
         let namespace = pid_namespace();
         let mut loader = EbpfLoader::new();
-        for name in [MAP_STACKS, MAP_OPEN_WAITS, MAP_SUMS] {
-            loader.map_max_entries(name, 1);
-        }
+        without_switches(&mut loader);
         let mut ebpf = loader
             .override_global(GLOBAL_PID_NAMESPACE_DEVICE, &namespace.0, true)
             .override_global(GLOBAL_PID_NAMESPACE_INODE, &namespace.1, true)

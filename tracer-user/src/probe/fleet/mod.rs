@@ -19,8 +19,8 @@ use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::uprobe::UProbeScope;
 use aya::{Ebpf, EbpfLoader};
 use tracer_ebpf::{
-    GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_COUNTERS, MAP_EVENTS, MAP_OPEN_WAITS,
-    MAP_PROCESSES, MAP_STACKS, MAP_SUMS, MAP_SWITCH_COUNTERS, MAX_PROBES, Probe, ProcConfig, TIER_T1,
+    GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_COUNTERS, MAP_EVENTS, MAP_PROCESSES,
+    MAP_SWITCH_COUNTERS, MAX_PROBES, Probe, ProcConfig, TIER_T1,
 };
 
 use self::drain::FleetDrain;
@@ -33,7 +33,7 @@ use super::error::ProbeError;
 use super::kernel::{Kernel, Links};
 use super::links::link_in;
 use super::losses::{Counters, Eraser};
-use super::object::object;
+use super::object::{object, without_switches};
 use super::session::{
     Options, Relink, Session, Stream, kernel_error, open_counters, open_processes, pid_namespace, take,
 };
@@ -119,9 +119,7 @@ impl Fleet {
         }
         let namespace = pid_namespace();
         let mut loader = EbpfLoader::new();
-        for name in [MAP_STACKS, MAP_OPEN_WAITS, MAP_SUMS] {
-            loader.map_max_entries(name, 1);
-        }
+        without_switches(&mut loader);
         let mut ebpf = loader
             .map_max_entries(MAP_EVENTS, options.ring_bytes)
             .map_max_entries(MAP_PROCESSES, most_processes)

@@ -19,7 +19,9 @@ use rustix::net::{
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::VERB;
-use super::wire::{BEGIN, END, KEPT, MAX_SITES, Message, OFF, ON, Order, PREPARE, REFUSED, RENEW, Site, Why};
+use super::wire::{
+    BEGIN, END, KEPT, MAX_SITES, Message, OFF, ON, Order, PREPARE, REFUSED, RENEW, Site, TRACE, Why,
+};
 use crate::binary;
 use crate::memory::monotonic_ns;
 use crate::probe::alarm::Alarm;
@@ -68,12 +70,12 @@ pub enum Report {
 }
 
 /// A tier that is had by lease.
-pub(in crate::probe) struct Program {
+pub(in crate::probe) struct Leased {
     /// `TIER_` bit.
     pub(in crate::probe) tier: u32,
-    /// The loaded program.
-    pub(in crate::probe) program: OwnedFd,
-    /// Where it goes.
+    /// The loaded program, or those for [`super::TRACEPOINTS`] in their order.
+    pub(in crate::probe) programs: Vec<OwnedFd>,
+    /// Where it goes; nowhere in the process, if it is for tracepoints.
     pub(in crate::probe) sites: Vec<binary::Site>,
 }
 
@@ -95,8 +97,8 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    /// The program of each tier, until all is over: whoever holds one keeps it in the kernel.
-    programs: Vec<OwnedFd>,
+    /// The programs of each tier, until all is over: whoever holds one keeps it in the kernel.
+    programs: Vec<Vec<OwnedFd>>,
     keeper: Option<Running>,
     starts: u32,
     closed: bool,
@@ -141,10 +143,10 @@ impl Leases {
         target: &Target,
         bias: u64,
         scoped: bool,
-        programs: Vec<Program>,
+        programs: Vec<Leased>,
     ) -> Result<Self, ProbeError> {
         let scope = if scoped { target.pid() } else { 0 };
-        let (tiers, programs) = programs.into_iter().map(|p| ((p.tier, p.sites), p.program)).unzip();
+        let (tiers, programs) = programs.into_iter().map(|p| ((p.tier, p.sites), p.programs)).unzip();
         let state = Mutex::new(State { programs, ..State::default() });
         let shared = Shared { target: target.clone(), bias, scope, tiers, state };
         let leases = Self { shared: Arc::new(shared) };
@@ -356,20 +358,24 @@ impl Leases {
             return Err(gone(pid));
         }
         let Some(running) = &state.keeper else { return Ok(()) };
-        for ((tier, sites), program) in self.shared.tiers.iter().zip(&state.programs) {
+        for ((tier, sites), programs) in self.shared.tiers.iter().zip(&state.programs) {
             let sites: Vec<Site> = sites
                 .iter()
                 .take(MAX_SITES)
                 .map(|site| Site { offset: site.file_offset, cookie: site_cookie(site) })
                 .collect();
             let order = Order {
-                kind: PREPARE,
+                kind: if sites.is_empty() { TRACE } else { PREPARE },
                 tier: *tier,
                 lease_ns: 0,
                 pid: self.shared.scope,
                 sites: sites.len() as u32,
             };
-            let fds = [program.as_fd(), executable.as_fd(), target.as_fd()];
+            let mut fds: Vec<BorrowedFd<'_>> = programs.iter().map(|program| program.as_fd()).collect();
+            if !sites.is_empty() {
+                fds.push(executable.as_fd());
+            }
+            fds.push(target.as_fd());
             running.send(&order, &sites, &fds).map_err(error)?;
         }
         Ok(())

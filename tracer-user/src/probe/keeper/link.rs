@@ -1,11 +1,13 @@
 //! One `uprobe_multi` link, made by bpf(2) itself: the keeper has no use for the rest of a BPF library.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use super::wire::Site;
 
 // include/uapi/linux/bpf.h, Linux 6.6.
+const BPF_RAW_TRACEPOINT_OPEN: libc::c_int = 17;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_TRACE_UPROBE_MULTI: u32 = 48;
 
@@ -27,6 +29,15 @@ struct LinkCreate {
     padding: u32,
 }
 const _: () = assert!(size_of::<LinkCreate>() == 64);
+
+/// The member of `union bpf_attr` that `BPF_RAW_TRACEPOINT_OPEN` uses, up to Linux 6.9.
+#[repr(C)]
+struct RawTracepointOpen {
+    name: u64,
+    prog_fd: u32,
+    padding: u32,
+}
+const _: () = assert!(size_of::<RawTracepointOpen>() == 16);
 
 /// Puts a program onto sites of a file. The probes are on until the link is closed.
 ///
@@ -68,6 +79,34 @@ pub(in crate::probe) fn create(
             size_of::<LinkCreate>(),
         )
     };
+    made(result)
+}
+
+/// Has a program run at a tracepoint of the kernel until the link is closed.
+///
+/// # Errors
+/// The kernel's.
+pub(in crate::probe) fn trace(program: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
+    let mut attribute = RawTracepointOpen {
+        name: name.as_ptr() as u64,
+        prog_fd: program.as_raw_fd().cast_unsigned(),
+        padding: 0,
+    };
+    // SAFETY: the attribute is the begin of the command's member of bpf_attr, of the given size; the name ends with a zero
+    // byte and outlives the call, which only reads it.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_RAW_TRACEPOINT_OPEN,
+            std::ptr::from_mut(&mut attribute),
+            size_of::<RawTracepointOpen>(),
+        )
+    };
+    made(result)
+}
+
+/// The descriptor that bpf(2) returned, or why there is none.
+fn made(result: libc::c_long) -> io::Result<OwnedFd> {
     if result < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -11,7 +11,7 @@ mod link;
 mod server;
 mod wire;
 
-pub(super) use client::Program;
+pub(super) use client::Leased;
 pub use client::{Leases, Report};
 pub(super) use link::create;
 pub(super) use wire::Site;

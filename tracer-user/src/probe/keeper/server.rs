@@ -1,7 +1,7 @@
 //! The keeper's own process.
 
 use std::collections::BTreeMap;
-use std::io::IoSliceMut;
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::process::ExitCode;
@@ -16,7 +16,10 @@ use rustix::process::{Signal, getppid, set_parent_process_death_signal, setprior
 use rustix::thread::set_name;
 
 use super::link;
-use super::wire::{BEGIN, END, KEPT, MAX_SITES, Message, OFF, ON, Order, PREPARE, REFUSED, RENEW, Site, Why};
+use super::wire::{
+    BEGIN, END, KEPT, MAX_SITES, Message, OFF, ON, Order, PREPARE, REFUSED, RENEW, Site, TRACE, TRACEPOINTS,
+    Why,
+};
 use crate::memory::monotonic_ns;
 
 /// Tiers that a keeper serves at most.
@@ -27,18 +30,42 @@ const MAX_LEASE_NS: u64 = 10_000_000_000;
 /// The keeper's nice value.
 const URGENT: i32 = -10;
 
-/// A tier's program and sites, and the link while it is on.
+/// A tier's programs and where they go, and the links while it is on.
 struct Tier {
-    program: OwnedFd,
-    executable: OwnedFd,
+    place: Place,
     target: OwnedFd,
-    pid: u32,
-    sites: Vec<Site>,
     lease: Option<Lease>,
 }
 
+enum Place {
+    Sites {
+        program: OwnedFd,
+        executable: OwnedFd,
+        pid: u32,
+        sites: Vec<Site>,
+    },
+    /// [`TRACEPOINTS`], in their order.
+    Tracepoints([OwnedFd; 2]),
+}
+
+impl Place {
+    /// Puts the programs there. What was done when something fails is undone by the drop.
+    fn link(&self) -> io::Result<Vec<OwnedFd>> {
+        match self {
+            Self::Sites { program, executable, pid, sites } => {
+                Ok(vec![link::create(program.as_fd(), executable.as_fd(), *pid, sites)?])
+            }
+            Self::Tracepoints(programs) => programs
+                .iter()
+                .zip(TRACEPOINTS)
+                .map(|(program, name)| link::trace(program.as_fd(), name))
+                .collect(),
+        }
+    }
+}
+
 struct Lease {
-    link: OwnedFd,
+    links: Vec<OwnedFd>,
     until_ns: u64,
 }
 
@@ -56,7 +83,7 @@ pub(in crate::probe) fn run(parent: Option<u32>) -> ExitCode {
     if armed.is_err() || alive != parent || parent.is_none() {
         return ExitCode::FAILURE;
     }
-    let stdin = std::io::stdin();
+    let stdin = io::stdin();
     Keeper { socket: stdin.as_fd(), tiers: BTreeMap::new() }.serve();
     ExitCode::SUCCESS
 }
@@ -136,6 +163,10 @@ impl Keeper<'_> {
         let order: Order = bytemuck::pod_read_unaligned(head);
         match order.kind {
             PREPARE => self.prepare(&order, rest, fds),
+            TRACE => {
+                let Ok([enter, exit, target]) = <[OwnedFd; 3]>::try_from(fds) else { return false };
+                self.insert(order.tier, Place::Tracepoints([enter, exit]), target)
+            }
             BEGIN => {
                 self.begin(&order);
                 true
@@ -158,13 +189,19 @@ impl Keeper<'_> {
     fn prepare(&mut self, order: &Order, rest: &[u8], fds: Vec<OwnedFd>) -> bool {
         let count = rest.len() / size_of::<Site>();
         let Ok([program, executable, target]) = <[OwnedFd; 3]>::try_from(fds) else { return false };
-        if count == 0 || count != order.sites as usize || self.tiers.len() >= MAX_TIERS {
+        if count == 0 || count != order.sites as usize {
             return false;
         }
         let sites = rest.chunks_exact(size_of::<Site>()).map(bytemuck::pod_read_unaligned).collect();
-        let tier = Tier { program, executable, target, pid: order.pid, sites, lease: None };
-        self.tiers.insert(order.tier, tier);
-        true
+        self.insert(order.tier, Place::Sites { program, executable, pid: order.pid, sites }, target)
+    }
+
+    fn insert(&mut self, tier: u32, place: Place, target: OwnedFd) -> bool {
+        let has_room = self.tiers.len() < MAX_TIERS;
+        if has_room {
+            self.tiers.insert(tier, Tier { place, target, lease: None });
+        }
+        has_room
     }
 
     fn begin(&mut self, order: &Order) {
@@ -173,15 +210,14 @@ impl Keeper<'_> {
             lease.until_ns = deadline(order);
             return;
         }
-        let made = link::create(tier.program.as_fd(), tier.executable.as_fd(), tier.pid, &tier.sites);
-        let (kind, detail) = match made {
+        let (kind, detail) = match tier.place.link() {
             // The process that has the number now is the one that was meant, if that one has not ended (IDENT-1).
-            Ok(link) if has_ended(tier.target.as_fd()) => {
-                drop(link);
+            Ok(links) if has_ended(tier.target.as_fd()) => {
+                drop(links);
                 (OFF, Why::TargetGone.to_wire())
             }
-            Ok(link) => {
-                tier.lease = Some(Lease { link, until_ns: deadline(order) });
+            Ok(links) => {
+                tier.lease = Some(Lease { links, until_ns: deadline(order) });
                 (ON, 0)
             }
             Err(error) => (REFUSED, error.raw_os_error().unwrap_or(0).cast_unsigned()),
@@ -192,7 +228,7 @@ impl Keeper<'_> {
     fn drop_lease(&mut self, tier: u32, why: Why) {
         let Some(lease) = self.tiers.get_mut(&tier).and_then(|tier| tier.lease.take()) else { return };
         let at_ns = monotonic_ns();
-        drop(lease.link);
+        drop(lease.links);
         self.tell(OFF, tier, at_ns, why.to_wire());
     }
 

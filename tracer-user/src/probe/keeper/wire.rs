@@ -8,6 +8,8 @@ pub(super) const MAX_SITES: usize = 1024;
 
 /// [`Order::kind`]: here are a tier's program and sites, with three descriptors: program, executable, pidfd.
 pub(super) const PREPARE: u32 = 1;
+/// [`Order::kind`]: here are a tier's programs for [`TRACEPOINTS`], with three descriptors: the programs in their order, pidfd.
+pub(super) const TRACE: u32 = 5;
 /// [`Order::kind`]: have the tier's probes on until `lease_ns` from now.
 pub(super) const BEGIN: u32 = 2;
 /// [`Order::kind`]: let those that are on stay on until `lease_ns` from now. Nothing happens if they are off.
@@ -15,11 +17,14 @@ pub(super) const RENEW: u32 = 3;
 /// [`Order::kind`]: take them off now.
 pub(super) const END: u32 = 4;
 
+/// The tracepoints of the one tier that has no sites.
+pub(in crate::probe) const TRACEPOINTS: [&std::ffi::CStr; 2] = [c"sys_enter", c"sys_exit"];
+
 /// What gotrail tells the keeper.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct Order {
-    /// `PREPARE`, `BEGIN`, `RENEW` or `END`.
+    /// `PREPARE`, `TRACE`, `BEGIN`, `RENEW` or `END`.
     pub(super) kind: u32,
     /// `TIER_` bit.
     pub(super) tier: u32,
