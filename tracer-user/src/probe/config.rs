@@ -3,7 +3,7 @@
 use bytemuck::Pod;
 use tracer_ebpf::{ABI_VERSION, CONFIG_CAPTURE_TEXT, CONFIG_SUM_SWITCHES, NO_OFFSET, ProcConfig};
 
-use super::session::{Options, SwitchMode};
+use super::options::{Options, SwitchMode};
 use crate::binary::{GoBinary, Plan};
 
 /// Lets a record of the ABI into aya's maps: the trait is theirs and the type is not ours to give it to.

@@ -18,8 +18,8 @@ use super::btf::kernel_offsets;
 use super::config::Wire;
 use super::error::ProbeError;
 use super::kernel::release;
+use super::maps::pid_namespace;
 use super::object::{object, without_switches};
-use super::session::pid_namespace;
 use crate::target::{Exit, Sender, Sent};
 
 /// The programs, and where they are attached.

@@ -13,7 +13,7 @@ use tracer_ebpf::{TIER_SYSCALLS, TIER_T1, TIER_T3, cookie};
 use super::error::ProbeError;
 use super::keeper::{Leased, Leases};
 use super::kernel::{Kernel, Links};
-use super::session::kernel_error;
+use super::maps::kernel_error;
 use crate::binary::Site;
 use crate::target::Target;
 

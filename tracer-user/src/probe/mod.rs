@@ -16,7 +16,9 @@ mod keeper;
 mod kernel;
 mod links;
 mod losses;
+mod maps;
 mod object;
+mod options;
 mod session;
 mod switching;
 
@@ -30,7 +32,8 @@ pub use fleet::{Execs, Fleet, Gate};
 pub use keeper::{Leases, Report, Why};
 pub use kernel::{Kernel, Links};
 pub use losses::{Accounting, Counters, ProbeAccount, SwitchAccount};
-pub use session::{Options, Relink, Session, Stream, SwitchMode, SwitchStream};
+pub use options::{Options, SwitchMode};
+pub use session::{Relink, Session, Stream, SwitchStream};
 pub use switching::Stretches;
 
 /// Runs as one of gotrail's own helpers, if this process was started as one: call it first of all in `main`. Whoever

@@ -67,7 +67,7 @@ const VERSIONS: &[&str] = &["1.23.9", "1.27.3"];
 const BOTH: &[bool] = &[false, true];
 
 /// Small: an emulated machine is slow, and a count is as right with five hundred as with five thousand.
-const CHECKS: [Check; 8] = [
+const CHECKS: [Check; 9] = [
     Check {
         name: "population",
         fixture: "population",
@@ -134,6 +134,16 @@ const CHECKS: [Check; 8] = [
         arguments: &["-rounds", "50", "-iter", "10"],
         kinds: &[],
         steps: switched,
+    },
+    // Registers of user space at the kernel's own tracepoints, which each architecture has its own of.
+    Check {
+        name: "syscalls",
+        fixture: "syscalls",
+        versions: &["1.27.3"],
+        stripped: &[true],
+        arguments: &["-rounds", "50"],
+        kinds: &[],
+        steps: calling,
     },
     // Texts, stacks and creators are read in the probe itself, by registers that each architecture has its own of.
     Check {
@@ -258,6 +268,17 @@ fn switched() -> Vec<Value> {
             "do": "attach",
             "arguments": ["attach", "PID", "--format", "json", "--budget", "100", "--switches", "600s"],
         }),
+        tell(""),
+        wait("{"),
+        json!({ "do": "stop" }),
+        tell(""),
+    ]
+}
+
+/// Likewise, with every system call observed.
+fn calling() -> Vec<Value> {
+    vec![
+        json!({ "do": "attach", "arguments": ["attach", "PID", "--format", "json", "--syscalls", "600s"] }),
         tell(""),
         wait("{"),
         json!({ "do": "stop" }),

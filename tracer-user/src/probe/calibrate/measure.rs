@@ -20,8 +20,8 @@ use crate::probe::config::Wire;
 use crate::probe::error::ProbeError;
 use crate::probe::keeper::{Site, create};
 use crate::probe::kernel::{Kernel, Links};
+use crate::probe::maps::pid_namespace;
 use crate::probe::object::{object, without_switches};
-use crate::probe::session::pid_namespace;
 
 /// Pairs of measurements of each kind; their median is robust against half of them being disturbed.
 const PAIRS: usize = 11;

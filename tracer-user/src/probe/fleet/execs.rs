@@ -15,8 +15,8 @@ use tracer_ebpf::{
 
 use super::super::error::ProbeError;
 use super::super::kernel::release;
+use super::super::maps::pid_namespace;
 use super::super::object::{object, without_switches};
-use super::super::session::pid_namespace;
 
 /// A running look-out for programs that begin to run. It ends when it is dropped.
 pub struct Execs {

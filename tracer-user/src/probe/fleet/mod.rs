@@ -33,10 +33,10 @@ use super::error::ProbeError;
 use super::kernel::{Kernel, Links};
 use super::links::link_in;
 use super::losses::{Counters, Eraser};
+use super::maps::{kernel_error, open_counters, open_processes, pid_namespace, take};
 use super::object::{object, without_switches};
-use super::session::{
-    Options, Relink, Session, Stream, kernel_error, open_counters, open_processes, pid_namespace, take,
-};
+use super::options::Options;
+use super::session::{Relink, Session, Stream};
 use super::switching::{Processes, Switching, leave_all};
 use crate::binary::{GoBinary, Plan, Site};
 use crate::memory::monotonic_ns;

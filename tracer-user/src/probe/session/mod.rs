@@ -1,34 +1,37 @@
 //! The probes of one process, from attach to the last record.
 
-use std::os::unix::fs::MetadataExt as _;
+mod account;
+mod relink;
+
 use std::sync::mpsc::Receiver;
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use aya::maps::{HashMap, PerCpuHashMap, RingBuf};
+use aya::maps::RingBuf;
 use aya::{Ebpf, EbpfLoader};
-use bytemuck::Zeroable as _;
-use tracer_ebpf::Probe;
 use tracer_ebpf::{
-    GLOBAL_ALARM_MASK, GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_ALARMS, MAP_COUNTERS,
-    MAP_EVENTS, MAP_OPEN_CALLS, MAP_OPEN_WAITS, MAP_PROCESSES, MAP_STACKS, MAP_SUMS, MAP_SWITCH_COUNTERS,
-    MAP_SWITCHES, OpenWait, Sum, SumKey, TIER_SYSCALLS, TIER_T1, TIER_T2, TIER_T3,
+    GLOBAL_ALARM_MASK, GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_ALARMS, MAP_EVENTS,
+    MAP_OPEN_CALLS, MAP_OPEN_WAITS, MAP_STACKS, MAP_SUMS, MAP_SWITCHES, Probe, TIER_SYSCALLS, TIER_T1,
+    TIER_T2, TIER_T3,
 };
 
+pub use self::relink::Relink;
+use self::relink::set_off;
 use super::alarm::{self, Alarm};
 use super::check::check_sites;
-use super::config::{Wire, config};
+use super::config::config;
 use super::detacher::Detacher;
-use super::drain::{Drain, IDLE_INTERVAL, Marks, Seen};
+use super::drain::{Drain, IDLE_INTERVAL, Marks};
 use super::error::ProbeError;
 use super::fleet::Member;
 use super::keeper::Leases;
 use super::kernel::{Kernel, Links};
 use super::links::{lease, link};
-use super::losses::{Accounting, Counters, SwitchAccount};
+use super::losses::Counters;
+use super::maps::{kernel_error, open_counters, open_processes, pid_namespace, take};
 use super::object::object;
-use super::switching::{Processes, Stretches, Switching};
-use crate::binary::{GoBinary, Plan, Site, Unavailable};
+use super::options::{Options, SWITCHES_LEASE, first_leases};
+use super::switching::{Stretches, Switching};
+use crate::binary::{GoBinary, Plan, Site};
 use crate::memory::monotonic_ns;
 use crate::model::{Event, Switch};
 use crate::target::Target;
@@ -38,55 +41,6 @@ const SLOT: u32 = 0;
 
 /// How long a keeper may take to put the first probes on: it has to start, and the machine may be busy.
 const KEEPER_STARTS_WITHIN: Duration = Duration::from_secs(5);
-
-/// How long switches are observed that were asked for, until somebody renews.
-const SWITCHES_LEASE: Duration = Duration::from_secs(2);
-
-/// How a session is attached.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// `TIER_` bits.
-    pub tiers: u32,
-    /// Bytes of the ring buffer; the kernel wants a power of two of pages.
-    pub ring_bytes: u32,
-    /// Copy panic and fatal texts out of the process (SEC-1).
-    pub capture_text: bool,
-    /// How long the second tier is on at first: until then somebody must have looked at what it costs, and renewed. Nothing:
-    /// it is off, where it can be had by lease.
-    pub first_lease: Duration,
-    /// What T3 makes of switches.
-    pub switches: SwitchMode,
-    /// With T3 among the tiers: observe switches from the begin, for so long. `None`: when somebody asks for a lease.
-    pub switches_for: Option<Duration>,
-    /// Observe the system calls of goroutines from the begin, for so long. The tracepoints are run for those of all
-    /// processes of the machine meanwhile.
-    pub syscalls_for: Option<Duration>,
-}
-
-/// What T3 makes of switches.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum SwitchMode {
-    /// A record of each.
-    #[default]
-    Records,
-    /// Distributions by wait reason and stack, counted in the kernel: several times cheaper to take in, but it does
-    /// not tell who woke whom.
-    Sums,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            tiers: TIER_T1 | TIER_T2,
-            ring_bytes: 4 << 20,
-            capture_text: true,
-            first_lease: Duration::from_millis(250),
-            switches: SwitchMode::Records,
-            switches_for: None,
-            syscalls_for: None,
-        }
-    }
-}
 
 /// Events in batches, each sorted by time. Ends after the last record of a session that was detached.
 pub type Stream = Receiver<Vec<Event>>;
@@ -132,33 +86,6 @@ pub struct Session {
     attached_in: Duration,
     loaded_in: Vec<(&'static str, Duration)>,
 }
-
-/// The link of the rare tier was made anew: from one time to another (`CLOCK_MONOTONIC` ns) none of its probes was on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Relink {
-    /// When the old one was dropped.
-    pub from_ns: u64,
-    /// When the new one was there.
-    pub to_ns: u64,
-    /// The process whose cost was the reason.
-    pub by: u32,
-    /// What is off from then on.
-    pub off: Vec<Probe>,
-    /// Why there is no new one, if there is not.
-    pub failed: Option<String>,
-}
-
-/// Has a plan without the probes that are off, whose sites are kept aside, and those with it that are not any more.
-pub(super) fn set_off(plan: &mut Plan, aside: &mut Vec<Site>, off: &[Probe]) {
-    let all = std::mem::take(&mut plan.sites).into_iter().chain(std::mem::take(aside));
-    (*aside, plan.sites) = all.partition(|site| off.contains(&site.probe));
-    plan.unavailable.retain(|u| u.why != TAKEN_OFF);
-    let lost = off.iter().map(|probe| Unavailable { probe: *probe, why: TAKEN_OFF.to_owned(), lost: true });
-    plan.unavailable.extend(lost);
-}
-
-/// What is said of them.
-const TAKEN_OFF: &str = "taken off: it is hit too often for the budget";
 
 impl Session {
     /// Places the probes of `plan` on a process.
@@ -374,103 +301,6 @@ impl Session {
         self.syscalls_until_ns
     }
 
-    /// The distributions that the kernel counted of this process's switches and system calls.
-    #[must_use]
-    pub fn sums(&self) -> Vec<(SumKey, Sum)> {
-        let Owner::Alone(alone) = &self.owner else { return Vec::new() };
-        let Some(sums) = alone
-            .ebpf
-            .map(MAP_SUMS)
-            .and_then(|m| PerCpuHashMap::<_, Wire<SumKey>, Wire<Sum>>::try_from(m).ok())
-        else {
-            return Vec::new();
-        };
-        let of_all_cpus = |cpus: &[Wire<Sum>]| {
-            cpus.iter().fold(Sum::zeroed(), |mut all, Wire(cpu)| {
-                all.count += cpu.count;
-                all.total_ns += cpu.total_ns;
-                all.buckets.iter_mut().zip(cpu.buckets).for_each(|(into, from)| *into += from);
-                all
-            })
-        };
-        sums.iter().flatten().map(|(Wire(key), cpus)| (key, of_all_cpus(&cpus))).collect()
-    }
-
-    /// Takes some probes of the rare tier off and leaves the others on. A link can't be changed: it is dropped and made
-    /// anew, and what is hit in between is not seen ([`Self::relinks`]).
-    ///
-    /// # Errors
-    /// [`ProbeError`] if the rest can't be put back; the tier is off then.
-    pub fn take_off(&mut self, probes: &[Probe]) -> Result<(), ProbeError> {
-        if let Owner::Fleet(member) = &self.owner {
-            return member.take_off(probes);
-        }
-        let changed = self.plan.sites.iter().any(|s| s.probe.tier() == TIER_T1 && probes.contains(&s.probe));
-        let off: Vec<Probe> =
-            self.taken_off.iter().map(|site| site.probe).chain(probes.iter().copied()).collect();
-        set_off(&mut self.plan, &mut self.taken_off, &off);
-        if !changed || self.links.tiers() & TIER_T1 == 0 {
-            return Ok(());
-        }
-        let from_ns = monotonic_ns();
-        self.links.detach(TIER_T1);
-        let made = self.relink(TIER_T1);
-        let failed = made.as_ref().err().map(ToString::to_string);
-        let by = self.target.pid();
-        self.relinks.push(Relink { from_ns, to_ns: monotonic_ns(), by, off, failed });
-        made
-    }
-
-    /// Puts probes back that were taken off, by a link of their own.
-    ///
-    /// # Errors
-    /// [`ProbeError`]; then they stay off.
-    pub fn put_back(&mut self, probes: &[Probe]) -> Result<(), ProbeError> {
-        if let Owner::Fleet(member) = &self.owner {
-            return member.put_back(probes);
-        }
-        let back: Vec<Site> = self.taken_off.iter().filter(|s| probes.contains(&s.probe)).cloned().collect();
-        if !back.is_empty() {
-            self.link_sites(TIER_T1, &back.iter().collect::<Vec<_>>())?;
-        }
-        let still = self.taken_off.iter().map(|site| site.probe).filter(|probe| !probes.contains(probe));
-        let still: Vec<Probe> = still.collect();
-        set_off(&mut self.plan, &mut self.taken_off, &still);
-        Ok(())
-    }
-
-    /// How the link of the rare tier was made anew since this was asked last, by whomever.
-    pub fn relinks(&mut self) -> Vec<Relink> {
-        let Owner::Fleet(member) = &self.owner else { return std::mem::take(&mut self.relinks) };
-        let relinks = member.relinks();
-        if let Some(last) = relinks.last() {
-            set_off(&mut self.plan, &mut self.taken_off, &last.off);
-        }
-        relinks
-    }
-
-    /// Puts a tier on that is off and not had by lease.
-    ///
-    /// # Errors
-    /// [`ProbeError`]; then it stays off.
-    pub fn relink(&mut self, tier: u32) -> Result<(), ProbeError> {
-        let sites: Vec<Site> = self.plan.tier(tier).cloned().collect();
-        if sites.is_empty() || self.links.tiers() & tier != 0 {
-            return Ok(());
-        }
-        self.link_sites(tier, &sites.iter().collect::<Vec<_>>())
-    }
-
-    fn link_sites(&mut self, tier: u32, sites: &[&Site]) -> Result<(), ProbeError> {
-        // What is shared is linked by its owner.
-        let Owner::Alone(alone) = &mut self.owner else { return Ok(()) };
-        let kernel = Kernel::probe();
-        check_sites(&self.target, self.bias, &self.plan.sites)?;
-        let made = link(&mut alone.ebpf, tier, sites, &self.target, self.kind, &kernel)?;
-        self.links.add(tier, made.link);
-        Ok(())
-    }
-
     /// How the probes are linked.
     #[must_use]
     pub const fn links(&self) -> Links {
@@ -539,49 +369,6 @@ impl Session {
     pub const fn leases(&self) -> Option<&Leases> {
         self.links.leases()
     }
-
-    /// The counters of the probes: what they say is exact once the session is detached.
-    #[must_use]
-    pub fn counters(&self) -> Counters {
-        self.counters.clone()
-    }
-
-    /// The account so far. Exact once the session is detached and joined.
-    #[must_use]
-    pub fn accounting(&self) -> Accounting {
-        let mut probes = self.counters.read();
-        let (seen, switches) = match &self.owner {
-            Owner::Alone(alone) => (alone.drain.seen(), alone.switch_drain.seen()),
-            Owner::Fleet(member) => (member.seen(), Seen::default()),
-        };
-        for (probe, account) in &mut probes {
-            let of = |seen: &Seen| seen.received.get(probe).copied().unwrap_or(0);
-            account.received = of(&seen) + of(&switches);
-            account.lost_queue = seen.overflowed.get(probe).copied().unwrap_or(0);
-            account.delivered = account.delivered.saturating_sub(account.lost_queue);
-        }
-        Accounting {
-            probes,
-            switches: self.switch_account(),
-            gaps: seen.gaps + switches.gaps,
-            undecodable: seen.undecodable + switches.undecodable,
-            procid_mismatches: seen.procid_mismatches,
-        }
-    }
-
-    fn switch_account(&self) -> SwitchAccount {
-        let counters = self.counters.switches();
-        // Nothing was opened where records are sent; to go through the map is not for nothing then.
-        let open = match &self.owner {
-            Owner::Alone(alone) if counters.opened != 0 => alone
-                .ebpf
-                .map(MAP_OPEN_WAITS)
-                .and_then(|m| HashMap::<_, u64, Wire<OpenWait>>::try_from(m).ok())
-                .map_or(0, |waits| waits.keys().flatten().count() as u64),
-            _ => 0,
-        };
-        SwitchAccount { counters, open }
-    }
 }
 
 /// What passes the programs' log lines on, in a build for developers (feature `bpf-log`) whose eBPF object was
@@ -602,49 +389,6 @@ fn log_lines(ebpf: &mut Ebpf) -> Box<dyn FnMut() + Send> {
 #[cfg(not(feature = "bpf-log"))]
 fn log_lines(_ebpf: &mut Ebpf) -> Box<dyn FnMut() + Send> {
     Box::new(|| {})
-}
-
-/// The tiers that are on from the begin, and for how long at first.
-fn first_leases(options: &Options) -> impl Iterator<Item = (u32, Duration)> {
-    let switches = options.switches_for.map(|_| (TIER_T3, SWITCHES_LEASE));
-    let syscalls = options.syscalls_for.map(|_| (TIER_SYSCALLS, SWITCHES_LEASE));
-    [(TIER_T2, options.first_lease)]
-        .into_iter()
-        .chain(switches)
-        .chain(syscalls)
-        .filter(|(_, length)| !length.is_zero())
-}
-
-/// Device and inode of our PID namespace, zeros in the initial one: the programs then need not translate.
-pub(super) fn pid_namespace() -> (u64, u64) {
-    /// `PROC_PID_INIT_INO`, `include/linux/proc_ns.h`.
-    const INITIAL: u64 = 0xEFFF_FFFC;
-    match std::fs::metadata("/proc/self/ns/pid") {
-        Ok(meta) if meta.ino() != INITIAL => (meta.dev(), meta.ino()),
-        _ => (0, 0),
-    }
-}
-
-pub(super) fn kernel_error(what: &'static str, kernel: &Kernel, why: String) -> ProbeError {
-    ProbeError::Kernel { what, kernel: kernel.release.clone(), why }
-}
-
-/// The map that tells the programs of the processes.
-pub(super) fn open_processes(ebpf: &mut Ebpf, kernel: &Kernel) -> Result<Processes, ProbeError> {
-    HashMap::try_from(take(ebpf, MAP_PROCESSES, kernel)?)
-        .map(|map| Arc::new(Mutex::new(map)))
-        .map_err(|e| ProbeError::from_aya("open a map", &kernel.release, &e))
-}
-
-pub(super) fn open_counters(ebpf: &mut Ebpf, slot: u32, kernel: &Kernel) -> Result<Counters, ProbeError> {
-    let [probes, switches] = [MAP_COUNTERS, MAP_SWITCH_COUNTERS].map(|name| take(ebpf, name, kernel));
-    Counters::open(probes?, switches?, slot)
-        .map_err(|e| ProbeError::from_aya("open the counters", &kernel.release, &e))
-}
-
-pub(super) fn take(ebpf: &mut Ebpf, name: &str, kernel: &Kernel) -> Result<aya::maps::Map, ProbeError> {
-    ebpf.take_map(name)
-        .ok_or_else(|| kernel_error("open a map", kernel, format!("no map {name} in the eBPF object")))
 }
 
 fn nanos(duration: Duration) -> u64 {
