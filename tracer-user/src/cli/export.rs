@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use gotrail::agent::{Ledger, Mode, Step, Summary, Watcher};
 use gotrail::detect::{Change, Reported, Role, SiteRef, State, crash_text, panic_type};
 use gotrail::export::otlp::{
-    Account, Cost, CrashLog, Endpoints, ExportError, ExportState, Exporter, Identity, Item, LeakGroup,
-    Lifetimes, Metrics, Population, TierShare, Told,
+    Account, Cost, CrashLog, EndLog, Endpoints, ExportError, ExportState, Exporter, Identity, Item,
+    LeakGroup, Lifetimes, Metrics, Population, TierShare, Told,
 };
 use gotrail::memory::monotonic_ns;
 use gotrail::model::{GcCycle, PanicStage, Pause};
@@ -142,6 +142,14 @@ impl Export {
             && let Some(log) = crash(watcher)
         {
             exporter.offer(Item::Crash(Box::new(log)));
+        }
+        if let Some(ended) = &summary.ended {
+            exporter.offer(Item::End(Box::new(EndLog {
+                at_ns: ended.at_ns,
+                exit: ended.exit,
+                upon: ended.upon.clone(),
+                text: format!("the process ended: {ended}"),
+            })));
         }
         let cost = self.cost(watcher, &summary.cost);
         exporter.offer(Item::Metrics(Box::new(metrics(watcher, &summary.accounting, cost))));

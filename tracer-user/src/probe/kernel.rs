@@ -39,6 +39,11 @@ pub struct Kernel {
 }
 
 impl Kernel {
+    /// The same, where it was asked before how probes can be linked.
+    pub(super) fn known(links: Links) -> Self {
+        Self { release: release(), links: Some(links), links_error: None, btf: has_btf() }
+    }
+
     /// Asks the kernel.
     #[must_use]
     pub fn probe() -> Self {
@@ -46,13 +51,12 @@ impl Kernel {
             Ok(links) => (Some(links), None),
             Err(error) => (None, Some(error.to_string())),
         };
-        Self {
-            release: release(),
-            links,
-            links_error,
-            btf: std::path::Path::new("/sys/kernel/btf/vmlinux").exists(),
-        }
+        Self { release: release(), links, links_error, btf: has_btf() }
     }
+}
+
+fn has_btf() -> bool {
+    std::path::Path::new("/sys/kernel/btf/vmlinux").exists()
 }
 
 fn links() -> std::io::Result<Links> {

@@ -79,6 +79,23 @@ pub(super) fn link(
     })
 }
 
+/// Loads the program of a tier, if that was not done yet; says how long it took.
+pub(super) fn prepare(
+    ebpf: &mut Ebpf,
+    tier: u32,
+    kind: Links,
+    kernel: &Kernel,
+) -> Result<Option<LoadedIn>, ProbeError> {
+    let name = name_of(tier, kind);
+    let program = program(ebpf, name, kernel)?;
+    if program.fd().is_ok() {
+        return Ok(None);
+    }
+    let begun = Instant::now();
+    program.load().map_err(|e| ProbeError::from_aya("load a program", &kernel.release, &e))?;
+    Ok(Some((name, begun.elapsed())))
+}
+
 /// Puts the program of a tier onto its sites in an executable, for some of its processes. Only the link holds it in the
 /// kernel then, so that it goes with the link and not with whatever gotrail does afterwards.
 pub(super) fn link_in(
@@ -90,14 +107,8 @@ pub(super) fn link_in(
     kernel: &Kernel,
 ) -> Result<Made, ProbeError> {
     let error = |what, e: &ProgramError| ProbeError::from_aya(what, &kernel.release, e);
-    let name = name_of(tier, kind);
-    let program = program(ebpf, name, kernel)?;
-    let mut loaded_in = None;
-    if program.fd().is_err() {
-        let begun = Instant::now();
-        program.load().map_err(|e| error("load a program", &e))?;
-        loaded_in = Some((name, begun.elapsed()));
-    }
+    let loaded_in = prepare(ebpf, tier, kind, kernel)?;
+    let program = program(ebpf, name_of(tier, kind), kernel)?;
     let points = sites.iter().map(|site| UProbeAttachPoint {
         location: UProbeAttachLocation::AbsoluteOffset(site.file_offset),
         cookie: Some(site_cookie(site)),

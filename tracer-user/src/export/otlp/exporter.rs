@@ -13,9 +13,9 @@ use super::endpoints::Endpoints;
 use super::error::ExportError;
 use super::histogram::PauseHistograms;
 use super::identity::Identity;
-use super::item::{CrashLog, Item};
+use super::item::Item;
 use super::lane::Lane;
-use super::logs::LogEncoder;
+use super::logs::{LogEncoder, Logged};
 use super::metrics::{Measured, MetricEncoder};
 use super::spans::{SpanEncoder, Traced};
 use super::state::{ExportState, Signal};
@@ -31,7 +31,7 @@ const GRACE: Duration = Duration::from_millis(100);
 pub(super) struct Lanes {
     pub(super) traces: Lane<Traced>,
     pub(super) metrics: Lane<Measured>,
-    pub(super) logs: Lane<Box<CrashLog>>,
+    pub(super) logs: Lane<Logged>,
 }
 
 impl Lanes {
@@ -117,7 +117,8 @@ impl Exporter {
                 self.lanes.traces.offer(Traced::Pause(pause, caller));
             }
             Item::Cycle(cycle) => self.lanes.traces.offer(Traced::Cycle(cycle)),
-            Item::Crash(crash) => self.lanes.logs.offer(crash),
+            Item::Crash(crash) => self.lanes.logs.offer(Logged::Crash(crash)),
+            Item::End(end) => self.lanes.logs.offer(Logged::End(end)),
             Item::Metrics(metrics) => {
                 let pauses = self.pauses.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 let own = self.state().active().map(|s| (s.signal.name(), s.dropped, s.sent)).collect();

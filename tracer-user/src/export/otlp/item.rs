@@ -4,6 +4,7 @@ use crate::binary::Frame;
 use crate::detect::{Change, Reported, SiteRef};
 use crate::memory::Figures;
 use crate::model::{GcCycle, Pause, PauseSum};
+use crate::target::{Exit, Sent};
 
 /// Something to export.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub enum Item {
     Cycle(GcCycle),
     /// The end of the process by panic or fatal error: a log record.
     Crash(Box<CrashLog>),
+    /// The end of the process, however it came: a log record.
+    End(Box<EndLog>),
     /// Everything counted and measured at one moment: metrics.
     Metrics(Box<Metrics>),
 }
@@ -66,6 +69,19 @@ pub struct CrashLog {
     pub stack: Vec<Frame>,
     /// Where the goroutine was created.
     pub created_by: Option<SiteRef>,
+}
+
+/// The end of a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndLog {
+    /// When that was seen.
+    pub at_ns: u64,
+    /// How it ended.
+    pub exit: Exit,
+    /// The signal behind it, if there is one.
+    pub upon: Option<Sent>,
+    /// Both in words.
+    pub text: String,
 }
 
 /// How many goroutines are in one state for one reason.

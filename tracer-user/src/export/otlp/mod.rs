@@ -43,6 +43,8 @@ pub use endpoints::Endpoints;
 pub use error::ExportError;
 pub use exporter::Exporter;
 pub use identity::Identity;
-pub use item::{Account, Cost, CrashLog, Item, LeakGroup, Lifetimes, Metrics, Population, TierShare, Told};
+pub use item::{
+    Account, Cost, CrashLog, EndLog, Item, LeakGroup, Lifetimes, Metrics, Population, TierShare, Told,
+};
 pub use lane::{LOGS_CAPACITY, METRICS_CAPACITY, TRACES_CAPACITY, TRACES_RESERVED};
 pub use state::{ExportState, Signal, SignalState};

@@ -31,7 +31,7 @@ use super::detacher::Detacher;
 use super::drain::Seen;
 use super::error::ProbeError;
 use super::kernel::{Kernel, Links};
-use super::links::link_in;
+use super::links::{link_in, prepare};
 use super::losses::{Counters, Eraser};
 use super::maps::{kernel_error, open_counters, open_processes, pid_namespace, take};
 use super::object::{object, without_switches};
@@ -283,6 +283,8 @@ impl Inner {
         if before == off && self.detacher.tiers() & TIER_T1 != 0 {
             return Ok(());
         }
+        // What takes longest is done while the old one is still there. If it fails, it does once more, and that is told.
+        drop(prepare(&mut state.ebpf, TIER_T1, self.kind, &self.kernel));
         let _making = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
         let from_ns = monotonic_ns();
         self.detacher.detach(TIER_T1);

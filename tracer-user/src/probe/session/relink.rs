@@ -8,7 +8,7 @@ use crate::memory::monotonic_ns;
 use crate::probe::check::check_sites;
 use crate::probe::error::ProbeError;
 use crate::probe::kernel::Kernel;
-use crate::probe::links::link;
+use crate::probe::links::{link, prepare};
 
 /// The link of the rare tier was made anew: from one time to another (`CLOCK_MONOTONIC` ns) none of its probes was on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,6 +53,10 @@ impl Session {
         set_off(&mut self.plan, &mut self.taken_off, &off);
         if !changed || self.links.tiers() & TIER_T1 == 0 {
             return Ok(());
+        }
+        // What takes longest is done while the old one is still there. If it fails, it does once more, and that is told.
+        if let Owner::Alone(alone) = &mut self.owner {
+            drop(prepare(&mut alone.ebpf, TIER_T1, self.kind, &Kernel::known(self.kind)));
         }
         let from_ns = monotonic_ns();
         self.links.detach(TIER_T1);
@@ -106,7 +110,7 @@ impl Session {
     fn link_sites(&mut self, tier: u32, sites: &[&Site]) -> Result<(), ProbeError> {
         // What is shared is linked by its owner.
         let Owner::Alone(alone) = &mut self.owner else { return Ok(()) };
-        let kernel = Kernel::probe();
+        let kernel = Kernel::known(self.kind);
         check_sites(&self.target, self.bias, &self.plan.sites)?;
         let made = link(&mut alone.ebpf, tier, sites, &self.target, self.kind, &kernel)?;
         self.links.add(tier, made.link);

@@ -11,13 +11,14 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message as _;
 
 use super::super::{
-    Account, Cost, CrashLog, Exporter, Item, LeakGroup, Lifetimes, Metrics, Population, TierShare,
+    Account, Cost, CrashLog, EndLog, Exporter, Item, LeakGroup, Lifetimes, Metrics, Population, TierShare,
 };
 use super::server::{Server, ok};
 use super::{cycle, endpoints, frame, identity, pause, told};
 use crate::detect::{Change, Role, SiteRef};
 use crate::memory::{Figures, monotonic_ns};
 use crate::model::PauseSum;
+use crate::target::{Exit, Sender, Sent};
 
 const MS: u64 = 1_000_000;
 
@@ -208,6 +209,38 @@ fn a_crash_is_a_log_record() {
     assert_eq!(number(&record.attributes, "gotrail.goroutine.id"), 9);
     assert_eq!(words(&record.attributes, "gotrail.site.created"), "main.serve (/src/shop/main.go:10)");
     assert!(record.observed_time_unix_nano >= record.time_unix_nano);
+}
+
+#[test]
+fn an_end_is_a_log_record_with_who_was_behind_it() {
+    let at_ns = monotonic_ns();
+    let by = Sender::Process { pid: 812, name: "kube\u{1b}let".to_owned() };
+    let end = |exit, upon| {
+        Item::End(Box::new(EndLog { at_ns, exit, upon, text: "the process ended: so".to_owned() }))
+    };
+    let sent = |signal, by| Some(Sent { signal, at_ns, by });
+    let server = export(vec![
+        end(Exit::Code(0), sent(libc::SIGTERM, by)),
+        end(Exit::Signal(libc::SIGKILL), sent(libc::SIGKILL, Sender::Kernel { out_of_memory: Some(true) })),
+        end(Exit::Code(2), None),
+    ]);
+    let received = server.received("/v1/logs");
+    let message = ExportLogsServiceRequest::decode(received[0].body.as_slice()).unwrap();
+    let [stopped, killed, failed] = &message.resource_logs[0].scope_logs[0].log_records[..] else {
+        panic!("{message:?}");
+    };
+    assert!([stopped, killed, failed].iter().all(|record| record.event_name == "gotrail.exit"));
+    assert_eq!(
+        (stopped.severity_text.as_str(), number(&stopped.attributes, "process.exit.code")),
+        ("INFO", 0)
+    );
+    assert_eq!(words(&stopped.attributes, "gotrail.exit.upon"), "SIGTERM");
+    assert_eq!(number(&stopped.attributes, "gotrail.exit.sender.pid"), 812);
+    assert_eq!(words(&stopped.attributes, "gotrail.exit.sender.name"), "kube\\u{1b}let");
+    assert_eq!(killed.severity_text, "FATAL");
+    assert_eq!(words(&killed.attributes, "gotrail.exit.signal"), "SIGKILL");
+    assert_eq!(words(&killed.attributes, "gotrail.exit.sent_by"), "kernel");
+    assert_eq!(failed.severity_text, "ERROR");
 }
 
 pub(in super::super) fn measurement(at_ns: u64) -> Metrics {
