@@ -24,7 +24,7 @@ const ANY: u64 = 0;
 /// `__NR_rt_sigreturn`.
 const RT_SIGRETURN: u32 = if cfg!(bpf_target_arch = "aarch64") { 139 } else { 15 };
 /// `ERESTARTNOINTR` and `ERESTARTSYS` (include/linux/errno.h), negated: a signal interrupted the call, and its thread makes it
-/// anew when that is handled, as Go asks for (SA_RESTART). How long it took until then is counted, and the call when it is
+/// anew when that is handled, as Go asks for (`SA_RESTART`). How long it took until then is counted, and the call when it is
 /// over. With the others of their kind it is over where the signal is handled.
 const RESTARTS: core::ops::RangeInclusive<i64> = -513..=-512;
 

@@ -106,7 +106,7 @@ impl Switching {
         let mut settings = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Settings { processes, pid, config, .. } = &mut *settings;
         config.calls_epoch += 1;
-        // Who has left is in the map no more, and has none to go on with.
+        // If the kernel did not replace it, calls across the hole are counted with it.
         let _ = insert(processes, *pid, *config);
     }
 
