@@ -227,6 +227,22 @@ impl Attach {
     }
 }
 
+/// Watches a program while it does its work, which it begins upon a line and ends with its own figures; it exits upon another
+/// line. Returns those figures, and what gotrail said.
+///
+/// # Errors
+/// Either of the two fails.
+pub fn watch(mut target: Process, arguments: &[&str]) -> Result<(Value, Report)> {
+    let attach = Attach::start(target.pid(), arguments)?;
+    target.tell("")?;
+    let own = target
+        .await_output("its figures", |line| serde_json::from_str(line).ok().filter(Value::is_object))?;
+    let report = attach.stop()?;
+    target.tell("")?;
+    ensure!(target.wait()?.success(), "the program failed: {}", target.words());
+    Ok((own, report))
+}
+
 /// What `gotrail attach` said from its begin to its end.
 #[derive(Clone, Debug)]
 pub struct Report {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gotrail_tests::attach::{Attach, Report};
+use gotrail_tests::attach::{self, Report};
 use gotrail_tests::env::Need;
 use gotrail_tests::fixture::{Build, MODES, VERSIONS, builds, each};
 use gotrail_tests::json::number;
@@ -18,17 +18,8 @@ const GC_STOPS: u64 = 40;
 const RESTART_NS: u64 = 150_000;
 
 /// Runs `gcstw` while it is watched; returns its own figures and what gotrail says.
-pub(crate) fn watch(build: &Build, attach: &[&str]) -> (Value, Report) {
-    let mut target = build.start_ready(&["-interval", "25ms"]).unwrap();
-    let attach = Attach::start(target.pid(), attach).unwrap();
-    target.tell("").unwrap();
-    let own = target
-        .await_output("its figures", |line| serde_json::from_str::<Value>(line).ok().filter(Value::is_object))
-        .unwrap();
-    let report = attach.stop().unwrap();
-    target.tell("").unwrap();
-    assert!(target.wait().unwrap().success(), "{}", target.words());
-    (own, report)
+pub(crate) fn watch(build: &Build, options: &[&str]) -> (Value, Report) {
+    attach::watch(build.start_ready(&["-interval", "25ms"]).unwrap(), options).unwrap()
 }
 
 /// Counts by reason, without those that are zero.

@@ -1,6 +1,6 @@
 //! Creations and ends of goroutines, against the program's own count.
 
-use gotrail_tests::attach::{Attach, Report};
+use gotrail_tests::attach::{self, Attach, Report};
 use gotrail_tests::env::Need;
 use gotrail_tests::fixture::{Build, MODES, OLDEST_AND_NEWEST, VERSIONS, builds, each};
 use gotrail_tests::json::{number, truth};
@@ -9,16 +9,7 @@ use serde_json::Value;
 
 /// Runs `spawn` to its end while it is watched, with a budget that is never used up.
 fn watch(build: &Build, arguments: &[&str]) -> (Value, Report) {
-    let mut target = build.start_ready(arguments).unwrap();
-    let attach = Attach::start(target.pid(), &["--budget", "100"]).unwrap();
-    target.tell("").unwrap();
-    let own = target
-        .await_output("its figures", |line| serde_json::from_str::<Value>(line).ok().filter(Value::is_object))
-        .unwrap();
-    let report = attach.stop().unwrap();
-    target.tell("").unwrap();
-    assert!(target.wait().unwrap().success(), "{}", target.words());
-    (own, report)
+    attach::watch(build.start_ready(arguments).unwrap(), &["--budget", "100"]).unwrap()
 }
 
 /// gotrail counted what the program did, no more and no less.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::thread::sleep;
 use std::time::Duration;
 
-use gotrail_tests::attach::{Attach, Report};
+use gotrail_tests::attach::{self, Attach, Report};
 use gotrail_tests::env::Need;
 use gotrail_tests::fixture::{Build, builds, each};
 use gotrail_tests::gotrace::{Transition, transitions};
@@ -27,18 +27,9 @@ const ATTEMPTS: u32 = 3;
 const ROOM: [&str; 2] = ["--ring-kib", "65536"];
 
 /// Runs `switches` while its switches are observed.
-fn watch(build: &Build, arguments: &[&str], attach: &[&str]) -> (Value, Report) {
-    let mut target = build.start_ready(arguments).unwrap();
-    let options = [&["--budget", "100", "--switches", "60s"], attach].concat();
-    let attach = Attach::start(target.pid(), &options).unwrap();
-    target.tell("").unwrap();
-    let own = target
-        .await_output("its figures", |line| serde_json::from_str::<Value>(line).ok().filter(Value::is_object))
-        .unwrap();
-    let report = attach.stop().unwrap();
-    target.tell("").unwrap();
-    assert!(target.wait().unwrap().success(), "{}", target.words());
-    (own, report)
+fn watch(build: &Build, arguments: &[&str], options: &[&str]) -> (Value, Report) {
+    let options = [&["--budget", "100", "--switches", "60s"], options].concat();
+    attach::watch(build.start_ready(arguments).unwrap(), &options).unwrap()
 }
 
 fn switches(report: &Report) -> &Value {

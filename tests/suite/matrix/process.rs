@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gotrail_tests::attach::{Attach, Report, run};
+use gotrail_tests::attach::{Report, run, watch};
 use gotrail_tests::fixture::Build;
 use gotrail_tests::json::{array, number, text, truth};
 use gotrail_tests::support::Verdict;
@@ -15,7 +15,7 @@ pub(super) fn check(build: &Build) -> Verdict {
         Ok(answer) => answer,
         Err(words) => return Verdict::Refused(words),
     };
-    let mut target = build.start_ready(&[]).unwrap();
+    let target = build.start_ready(&[]).unwrap();
     let pid = target.pid();
     let pid_text = pid.to_string();
     let dump = run(&["dump", &pid_text, "--format", "json"]).unwrap();
@@ -24,14 +24,7 @@ pub(super) fn check(build: &Build) -> Verdict {
     }
     let dump = dump.well().unwrap().json().unwrap();
     let traceback = parse(&run(&["dump", &pid_text]).unwrap().well().unwrap().output).unwrap();
-    let attach = Attach::start(pid, &["--budget", "100"]).unwrap();
-    target.tell("").unwrap();
-    let own = target
-        .await_output("its truth", |line| serde_json::from_str::<Value>(line).ok().filter(Value::is_object))
-        .unwrap();
-    let report = attach.stop().unwrap();
-    target.tell("").unwrap();
-    assert!(target.wait().unwrap().success(), "{}", target.words());
+    let (own, report) = watch(target, &["--budget", "100"]).unwrap();
 
     compare(&dump, &traceback, &own, &report);
     // Last, so that all else is known to be right: what the plan says not to see makes it a lesser thing.
