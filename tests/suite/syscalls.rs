@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::Duration;
 
-use gotrail_tests::attach::{Attach, Report};
+use gotrail_tests::attach::{self, Attach, Report};
 use gotrail_tests::bpf;
 use gotrail_tests::env::Need;
 use gotrail_tests::fixture::{Build, builds, each};
@@ -56,16 +56,8 @@ pub(crate) fn check(own: &Value, report: &Report) {
 }
 
 fn watch(build: &Build, options: &[&str]) -> (Value, Report) {
-    let mut target = build.start_ready(&["-rounds", &ROUNDS.to_string()]).unwrap();
-    let attach = Attach::start(target.pid(), options).unwrap();
-    target.tell("").unwrap();
-    let own = target
-        .await_output("its figures", |line| serde_json::from_str::<Value>(line).ok().filter(Value::is_object))
-        .unwrap();
-    let report = attach.stop().unwrap();
-    target.tell("").unwrap();
-    assert!(target.wait().unwrap().success(), "{}", target.words());
-    (own, report)
+    let target = build.start_ready(&["-rounds", &ROUNDS.to_string()]).unwrap();
+    attach::watch(target, options).unwrap()
 }
 
 #[test]

@@ -130,15 +130,6 @@ pub fn close(hit: &Hit, kind: u8, reason: u32, stack: u32, ns: u64) {
     hit.counters.summed();
 }
 
-/// Adds a part of a time to its sum: the rest comes, and is counted then.
-#[inline(always)]
-pub fn lengthen(hit: &Hit, kind: u8, reason: u32, stack: u32, ns: u64) {
-    let Some(sum) = sum_of(hit, kind, reason, stack) else { return hit.counters.lost_map() };
-    // SAFETY: as in `close`.
-    unsafe { add(&raw const (*sum).total_ns, ns) };
-    hit.counters.summed();
-}
-
 #[inline(always)]
 fn sum_of(hit: &Hit, kind: u8, reason: u32, stack: u32) -> Option<*mut Sum> {
     let key = SumKey { slot: hit.config.slot as u8, kind, reason: reason as u16, stack };

@@ -99,7 +99,8 @@ pub fn run<M: Memory>(g: u64, registers: &Registers, config: &ProcConfig, memory
 }
 
 /// Where a goroutine makes a system call: as if it parked there, for no reason of the runtime's. `None` if none does: the
-/// thread is on a system stack, or in C code, where the register that holds g has something else.
+/// thread is on a system stack, which C code is too. There the register that holds g may still have the goroutine
+/// (`asmcgocall` of amd64 leaves r14, which C keeps), so the stack pointer decides.
 ///
 /// A goroutine stays `m.curg` while it is in a system call (runtime/proc.go, `reentersyscall`, Go 1.18 to 1.27).
 #[inline(always)]
@@ -107,6 +108,11 @@ pub fn in_system_call<M: Memory>(registers: &Registers, config: &ProcConfig, mem
     let g = registers.g;
     let m = memory.read_u64(at(g, config.g_m)).ok()?;
     if memory.read_u64(at(m, config.m_curg)).ok()? != g {
+        return None;
+    }
+    let low = memory.read_u64(at(g, config.g_stack_lo)).ok()?;
+    let high = memory.read_u64(at(g, config.g_stack_hi)).ok()?;
+    if registers.sp < low || registers.sp >= high {
         return None;
     }
     let goid = memory.read_u64(at(g, config.g_goid)).ok()?;
@@ -304,14 +310,18 @@ mod tests {
 
     #[test]
     fn a_system_call_is_a_goroutines_only_on_its_own_stack() {
-        let (memory, config) = (parked(), config());
-        let called = |g: u64| {
-            let registers = Registers { g, pc: 0xb0, bp: 0x8000, ..Registers::default() };
+        let mut memory = parked();
+        let config = ProcConfig { g_stack_lo: 16, g_stack_hi: 8, ..config() };
+        memory.0.extend([(G + 16, 0x7000), (G + 8, 0x9000)]);
+        let called = |g: u64, sp: u64| {
+            let registers = Registers { g, pc: 0xb0, sp, bp: 0x8000, ..Registers::default() };
             in_system_call(&registers, &config, &memory)
         };
-        assert_eq!(called(G), Some(Park { goid: 7, reason: 0, pc: 0xb0, bp: 0x8000, flags: 0 }));
-        assert_eq!(called(G0), None, "the runtime's own");
-        assert_eq!(called(0x77), None, "C code");
+        let own = Some(Park { goid: 7, reason: 0, pc: 0xb0, bp: 0x8000, flags: 0 });
+        assert_eq!((called(G, 0x7000), called(G, 0x8ff8)), (own, own));
+        assert_eq!(called(G0, 0x8000), None, "the runtime's own");
+        assert_eq!(called(0x77, 0x8000), None, "C code that uses the register");
+        assert_eq!((called(G, 0x9000), called(G, 0x6ff8)), (None, None), "C code that does not");
     }
 
     #[test]

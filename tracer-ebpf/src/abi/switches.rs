@@ -135,14 +135,20 @@ const _: () = assert!(size_of::<OpenWait>() == 32);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Pod, Zeroable)]
 #[repr(C)]
 pub struct OpenCall {
-    /// When.
+    /// When; 0 when it has ended.
     pub time_ns: u64,
     /// [`super::ProcConfig::calls_epoch`] then.
     pub epoch: u32,
     /// Its number on this architecture.
     pub number: u32,
+    /// How long a call took until a signal interrupted it, which the thread makes anew, ns.
+    pub before_ns: u64,
+    /// That call's number and one; 0 for none.
+    pub interrupted: u32,
+    /// Zero.
+    pub padding: u32,
 }
-const _: () = assert!(size_of::<OpenCall>() == 16);
+const _: () = assert!(size_of::<OpenCall>() == 32);
 
 /// [`SumKey::kind`]: from park to wake-up.
 pub const SUM_BLOCKED: u8 = 1;

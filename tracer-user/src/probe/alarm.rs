@@ -1,20 +1,26 @@
 //! What wakes the governor before its time: the second tier was hit often since.
 
 use std::os::fd::AsFd as _;
+use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
-use rustix::event::PollFd;
-use rustix::event::PollFlags;
+use aya::util::online_cpus;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// Hits of a probe on a CPU after which it is woken, on a machine with one; some milliseconds' worth of them.
+/// Hits on all CPUs together that may come before it is woken: some milliseconds' worth of them.
 const HITS: u64 = 2048;
-/// On a machine with many, at least.
-const FEWEST: u64 = 128;
+/// Creations and exits are counted apart.
+const PROBES: u64 = 2;
+/// Hits of a probe on one CPU at least: it is not to be woken for nothing on a machine with very many.
+const FEWEST: u64 = 64;
 
-/// What the programs are told: so many hits on a CPU, less one. On many CPUs it takes fewer on each.
+/// What the programs are told: so many hits of a probe on a CPU, less one. All CPUs count, whichever gotrail may use.
 pub(super) fn mask() -> u64 {
-    let cpus = std::thread::available_parallelism().map_or(1, |n| n.get() as u64);
-    (HITS / cpus.next_power_of_two()).max(FEWEST) - 1
+    mask_for(online_cpus().map_or(1, |cpus| cpus.len() as u64))
+}
+
+fn mask_for(cpus: u64) -> u64 {
+    (HITS / PROBES / cpus.next_power_of_two()).max(FEWEST) - 1
 }
 
 /// The alarm of a session.
@@ -37,8 +43,29 @@ impl Alarm {
         PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)
     }
 
+    /// Waits for it, at most for `patience`; whether it rang.
+    #[must_use]
+    pub fn wait(&self, patience: Duration) -> bool {
+        let timeout = Timespec::try_from(patience).ok();
+        // An interruption is a short wait.
+        poll(&mut [self.poll_fd()], timeout.as_ref()).is_ok_and(|ready| ready > 0)
+    }
+
     /// Lets it ring again.
     pub fn reset(&mut self) {
         while self.0.next().is_some() {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cost_1_no_more_hits_than_that_come_on_all_cpus_together() {
+        for cpus in 1..=16 {
+            assert!(PROBES * cpus * (mask_for(cpus) + 1) <= HITS, "{cpus} CPUs");
+        }
+        assert_eq!((mask_for(1), mask_for(2), mask_for(3), mask_for(256)), (1023, 511, 255, 63));
     }
 }

@@ -7,6 +7,9 @@ use tracer_ebpf::{TIER_SYSCALLS, TIER_T1, TIER_T2, TIER_T3};
 /// How long switches are observed that were asked for, until somebody renews.
 pub(super) const SWITCHES_LEASE: Duration = Duration::from_secs(2);
 
+/// How much longer than asked for a lease is, so that whoever is awake ends it in order.
+const IN_ORDER: Duration = Duration::from_millis(200);
+
 /// How a session is attached.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -56,7 +59,8 @@ impl Default for Options {
 /// The tiers that are on from the begin, and for how long at first.
 pub(super) fn first_leases(options: &Options) -> impl Iterator<Item = (u32, Duration)> {
     let switches = options.switches_for.map(|_| (TIER_T3, SWITCHES_LEASE));
-    let syscalls = options.syscalls_for.map(|_| (TIER_SYSCALLS, SWITCHES_LEASE));
+    // Nothing in the programs ends them: no longer than was asked for, and what it takes to be ended in order.
+    let syscalls = options.syscalls_for.map(|time| (TIER_SYSCALLS, SWITCHES_LEASE.min(time + IN_ORDER)));
     [(TIER_T2, options.first_lease)]
         .into_iter()
         .chain(switches)

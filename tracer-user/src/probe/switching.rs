@@ -181,7 +181,7 @@ impl Stretches {
         self.switching.extend(until_ns);
     }
 
-    /// The tracepoints of system calls are on again: those that began before are not gone on with.
+    /// The tracepoints of system calls are about to be on again: calls that began before are not gone on with.
     pub fn calls_anew(&self) {
         self.switching.calls_anew();
     }

@@ -348,9 +348,6 @@ impl Worker {
             let step = match report {
                 Report::On { tier, at_ns } => {
                     self.new_ns = at_ns;
-                    if tier == TIER_SYSCALLS {
-                        self.subject.stretches.calls_anew();
-                    }
                     let since_ns = if tier == TIER_T3 { self.begin_stretch(at_ns) } else { Some(at_ns) };
                     since_ns.and_then(|since_ns| self.governor.begun(tier, since_ns))
                 }
@@ -461,8 +458,10 @@ impl Worker {
         for command in orders.commands {
             match (command, &self.subject.leases) {
                 (Command::Begin(tier, ns), Some(leases)) => {
-                    if tier == TIER_T3 {
-                        self.switches_lease_ns = ns;
+                    match tier {
+                        TIER_T3 => self.switches_lease_ns = ns,
+                        TIER_SYSCALLS => self.subject.stretches.calls_anew(),
+                        _ => {}
                     }
                     if let Err(error) = leases.begin(tier, Duration::from_nanos(ns)) {
                         self.governor.refused(tier, monotonic_ns());
@@ -550,15 +549,21 @@ impl Worker {
             };
             pause = pause.min(near);
         }
-        match &self.subject.leases {
-            Some(leases) => {
-                if self.alarmed {
-                    std::thread::sleep(CLOSEST);
-                    self.subject.alarm.iter_mut().for_each(Alarm::reset);
-                }
-                self.alarmed = leases.wait(pause, self.subject.alarm.as_ref());
+        if self.alarmed {
+            std::thread::sleep(CLOSEST);
+        }
+        let alarm = self.subject.alarm.as_ref();
+        self.alarmed = match (&self.subject.leases, alarm) {
+            (Some(leases), alarm) => leases.wait(pause, alarm),
+            (None, Some(alarm)) => alarm.wait(pause),
+            (None, None) => {
+                std::thread::sleep(pause);
+                false
             }
-            None => std::thread::sleep(pause),
+        };
+        // Before the look that follows: what rings from now on is of after it.
+        if self.alarmed {
+            self.subject.alarm.iter_mut().for_each(Alarm::reset);
         }
     }
 

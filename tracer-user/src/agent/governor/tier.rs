@@ -27,6 +27,8 @@ const PROBING: u64 = 10 * MILLISECOND;
 /// The lease of a tier that stays on; renewed after an eighth of it.
 pub(in crate::agent) const STEADY_LEASE: Duration = Duration::from_secs(2);
 const STEADY: u64 = 2_000 * MILLISECOND;
+/// How much longer than asked for a lease is, so that whoever is awake ends it in order.
+const IN_ORDER: u64 = 200 * MILLISECOND;
 /// Between two windows at least; half as much again at most, so that the windows keep no step with the target.
 const GAP: u64 = 100 * MILLISECOND;
 /// A tier goes back to be on all the time when that would have cost at most half of the income for so long.
@@ -357,11 +359,11 @@ impl Tier {
                     return None;
                 }
                 self.state = State::On { since_ns, renewed_ns: now_ns.max(since_ns + 1) };
-                Some(Command::Renew(tier, STEADY))
+                Some(Command::Renew(tier, asked_lease(now_ns, until_ns)))
             }
             State::Off { next_ns } if now_ns >= next_ns && now_ns + SHORTEST < until_ns => {
                 self.state = State::Coming;
-                Some(Command::Begin(tier, STEADY))
+                Some(Command::Begin(tier, asked_lease(now_ns, until_ns)))
             }
             State::Off { .. } => None,
         }
@@ -508,6 +510,11 @@ impl Tier {
         self.noise ^= self.noise << 17;
         self.noise
     }
+}
+
+/// The lease of what was asked for until then: no longer, but for what it takes to be ended in order.
+fn asked_lease(now_ns: u64, until_ns: u64) -> u64 {
+    STEADY.min(until_ns.saturating_sub(now_ns) + IN_ORDER)
 }
 
 /// The numbers behind a decision, by hits and cost a second of a target that uses so many CPUs.

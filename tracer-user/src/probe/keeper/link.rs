@@ -1,4 +1,4 @@
-//! One `uprobe_multi` link, made by bpf(2) itself: the keeper has no use for the rest of a BPF library.
+//! Links of `uprobe_multi` and of tracepoints, made by bpf(2) itself: the keeper has no use for the rest of a BPF library.
 
 use std::ffi::CStr;
 use std::io;

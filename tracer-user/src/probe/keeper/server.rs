@@ -69,6 +69,15 @@ struct Lease {
     until_ns: u64,
 }
 
+impl Drop for Lease {
+    /// The last first: nobody is told of an end who was not told of the begin.
+    fn drop(&mut self) {
+        while let Some(link) = self.links.pop() {
+            drop(link);
+        }
+    }
+}
+
 /// Serves the gotrail at the other end of standard input until it closes that; `parent` is its process id.
 pub(in crate::probe) fn run(parent: Option<u32>) -> ExitCode {
     // Not among the processes that a terminal stops (Ctrl-Z) or interrupts together.
@@ -228,7 +237,7 @@ impl Keeper<'_> {
     fn drop_lease(&mut self, tier: u32, why: Why) {
         let Some(lease) = self.tiers.get_mut(&tier).and_then(|tier| tier.lease.take()) else { return };
         let at_ns = monotonic_ns();
-        drop(lease.links);
+        drop(lease);
         self.tell(OFF, tier, at_ns, why.to_wire());
     }
 
