@@ -76,6 +76,13 @@ pub fn signal_sent(ctx: RawTracePointContext) -> i32 {
     0
 }
 
+/// Somebody is chosen to be killed for want of memory.
+#[raw_tracepoint(tracepoint = "mark_victim")]
+pub fn victim_chosen(ctx: RawTracePointContext) -> i32 {
+    endings::victim(&ctx);
+    0
+}
+
 /// A thread exits.
 #[raw_tracepoint(tracepoint = "sched_process_exit")]
 pub fn thread_exits(ctx: RawTracePointContext) -> i32 {

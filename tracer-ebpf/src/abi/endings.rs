@@ -6,8 +6,15 @@ use bytemuck::{Pod, Zeroable};
 pub const MAP_ENDINGS: &str = "ENDINGS";
 /// Name of the constant with the kernel's [`KernelOffsets`].
 pub const GLOBAL_KERNEL_OFFSETS: &str = "KERNEL_OFFSETS";
-/// Entries of that map for each process: its end, and each signal that kills.
-pub const ENDINGS_EACH: u32 = 32;
+/// Entries of that map for each process: its end, each signal that kills, and [`OUT_OF_MEMORY`].
+pub const ENDINGS_EACH: u32 = SIGNALS + 1;
+/// Signals that have names are below this.
+pub const SIGNALS: u32 = 32;
+/// [`EndingKey::signal`]: the kernel chose the process to be killed for want of memory.
+pub const OUT_OF_MEMORY: u32 = SIGNALS;
+/// How long a process may take from a signal that it was sent until it sends itself the same for that, ns: orchestrators
+/// give it a minute at most.
+pub const ANSWERED_WITHIN: u64 = 60_000_000_000;
 
 /// Of one process: its end, or a signal that was sent to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Pod, Zeroable)]
@@ -32,8 +39,8 @@ pub struct Ending {
     pub code: i32,
     /// Wait status of a process that has ended.
     pub status: i32,
-    /// Zero.
-    pub padding: u32,
+    /// 1 if all of its threads were told to exit: that status is final. That of its first thread alone is not.
+    pub is_final: u32,
     /// Name of the sending thread.
     pub comm: [u8; 16],
 }
@@ -64,16 +71,30 @@ pub const SI_KERNEL: i32 = 0x80;
 /// PROF, WINCH.
 const HARMLESS: u64 = 1 << 17 | 1 << 18 | 1 << 19 | 1 << 20 | 1 << 21 | 1 << 22 | 1 << 23 | 1 << 27 | 1 << 28;
 
+/// Whether a process sent the signal, by its `si_code`: `SI_USER`, `SI_QUEUE`, `SI_MESGQ`, `SI_TKILL`. Other codes are the
+/// kernel's, also those below 0: timers and asynchronous I/O go off whoever runs.
+#[must_use]
+#[inline(always)]
+pub const fn is_of_process(code: i32) -> bool {
+    matches!(code, 0 | -1 | -3 | -6)
+}
+
 /// Whether a signal may kill, by its number; of those that have names.
 #[must_use]
 #[inline(always)]
 pub const fn is_deadly(signal: u32) -> bool {
-    signal != 0 && signal < ENDINGS_EACH && HARMLESS >> signal & 1 == 0
+    signal != 0 && signal < SIGNALS && HARMLESS >> signal & 1 == 0
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_process_sends_is_told_from_what_the_kernel_does() {
+        assert!([0, -1, -3, -6].into_iter().all(is_of_process));
+        assert!(![SI_KERNEL, 1, -2, -4, -5].into_iter().any(is_of_process));
+    }
 
     #[test]
     fn signals_that_kill_are_told_from_those_that_do_not() {

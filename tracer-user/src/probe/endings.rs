@@ -11,7 +11,7 @@ use aya::programs::raw_trace_point::RawTracePointLink;
 use bytemuck::Zeroable as _;
 use tracer_ebpf::{
     ENDINGS_EACH, Ending, EndingKey, GLOBAL_KERNEL_OFFSETS, GLOBAL_PID_NAMESPACE_DEVICE,
-    GLOBAL_PID_NAMESPACE_INODE, MAP_ENDINGS, MAP_EVENTS,
+    GLOBAL_PID_NAMESPACE_INODE, MAP_ENDINGS, MAP_EVENTS, OUT_OF_MEMORY, SIGNALS, is_of_process,
 };
 
 use super::btf::kernel_offsets;
@@ -23,8 +23,11 @@ use super::object::{object, without_switches};
 use crate::target::{Exit, Sender, Sent};
 
 /// The programs, and where they are attached.
-const PROGRAMS: [(&str, &str); 2] =
-    [("signal_sent", "signal_generate"), ("thread_exits", "sched_process_exit")];
+const PROGRAMS: [(&str, &str); 3] = [
+    ("signal_sent", "signal_generate"),
+    ("victim_chosen", "mark_victim"),
+    ("thread_exits", "sched_process_exit"),
+];
 
 /// What the kernel tells of the ends of processes. Clones are the same.
 #[derive(Clone)]
@@ -118,48 +121,86 @@ impl Endings {
         }
     }
 
-    /// How a process that is watched has ended, if it has.
+    /// How a process that is watched has ended, if it has, and when (`CLOCK_MONOTONIC` ns).
     #[must_use]
-    pub fn exit(&self, pid: u32) -> Option<Exit> {
-        let map = self.0.map.lock().unwrap_or_else(PoisonError::into_inner);
-        let Wire(ending) = map.get(&Wire(EndingKey { tgid: pid, signal: 0 }), 0).ok()?;
-        (ending.time_ns != 0).then(|| Exit::from_status(ending.status))
+    pub fn end(&self, pid: u32) -> Option<(Exit, u64)> {
+        let ending = self.get(pid, 0)?;
+        (ending.time_ns != 0).then(|| (Exit::from_status(ending.status), ending.time_ns))
     }
 
-    /// Signals that kill where nobody handles them and that were sent to a process since it is watched: of each the last,
-    /// in their order. None where gotrail does not see the processes of the whole machine by number.
+    /// Why it is not told who sends signals, if it is not.
+    #[must_use]
+    pub fn senders_unknown(&self) -> Option<&'static str> {
+        (!self.0.numbered).then_some(
+            "gotrail runs in a PID namespace of its own, where the processes of the machine have other numbers (hostPID would help)",
+        )
+    }
+
+    /// Signals that kill where nobody handles them and that were sent to a process since it is watched: of each the last, or
+    /// the one that it answered by sending itself the same; in their order. Empty where senders are not known.
     #[must_use]
     pub fn signals(&self, pid: u32) -> Vec<Sent> {
         if !self.0.numbered {
             return Vec::new();
         }
-        let map = self.0.map.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut sent: Vec<Sent> = (1..ENDINGS_EACH)
+        let out_of_memory = self.get(pid, OUT_OF_MEMORY).is_some();
+        let mut sent: Vec<Sent> = (1..SIGNALS)
             .filter_map(|signal| {
-                let Wire(ending) = map.get(&Wire(EndingKey { tgid: pid, signal }), 0).ok()?;
-                let signal = signal.cast_signed();
-                Some(Sent { signal, at_ns: ending.time_ns, by: sender(pid, signal, &ending) })
+                let ending = self.get(pid, signal)?;
+                let by = sender(pid, signal.cast_signed(), &ending, out_of_memory);
+                Some(Sent { signal: signal.cast_signed(), at_ns: ending.time_ns, by })
             })
             .collect();
         sent.sort_unstable_by_key(|one| one.at_ns);
         sent
     }
+
+    fn get(&self, pid: u32, signal: u32) -> Option<Ending> {
+        let map = self.0.map.lock().unwrap_or_else(PoisonError::into_inner);
+        let Wire(ending) = map.get(&Wire(EndingKey { tgid: pid, signal }), 0).ok()?;
+        Some(ending)
+    }
 }
 
-fn sender(pid: u32, signal: i32, ending: &Ending) -> Sender {
-    let of_faults = matches!(
-        signal,
-        libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL | libc::SIGTRAP | libc::SIGSYS
-    );
-    // What a process sends has a code of 0 or less; what a fault was, and the kernel's own, are above (siginfo.h).
-    match ending.code {
-        code if code > 0 && of_faults && ending.sender == pid => Sender::Fault,
-        code if code > 0 => Sender::Kernel { out_of_memory: None },
-        _ if ending.sender == pid => Sender::Itself,
-        _ => {
-            let end = ending.comm.iter().position(|b| *b == 0).unwrap_or(ending.comm.len());
-            let name = String::from_utf8_lossy(ending.comm.get(..end).unwrap_or_default()).into_owned();
-            Sender::Process { pid: ending.sender, name }
+fn sender(pid: u32, signal: i32, ending: &Ending, out_of_memory: bool) -> Sender {
+    if is_of_process(ending.code) {
+        if ending.sender == pid {
+            return Sender::Itself;
         }
+        let end = ending.comm.iter().position(|b| *b == 0).unwrap_or(ending.comm.len());
+        let name = String::from_utf8_lossy(ending.comm.get(..end).unwrap_or_default()).into_owned();
+        return Sender::Process { pid: ending.sender, name };
+    }
+    let of_faults =
+        matches!(signal, libc::SIGSEGV | libc::SIGBUS | libc::SIGFPE | libc::SIGILL | libc::SIGTRAP);
+    if of_faults && ending.code > 0 && ending.sender == pid {
+        Sender::Fault
+    } else {
+        Sender::Kernel { out_of_memory: out_of_memory && signal == libc::SIGKILL }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracer_ebpf::SI_KERNEL;
+
+    use super::*;
+
+    #[test]
+    fn truth_1_senders_are_told_by_the_code_of_the_signal() {
+        let of = |signal, code, from| {
+            let mut ending = Ending { sender: from, code, ..Ending::zeroed() };
+            ending.comm[..2].copy_from_slice(b"sh");
+            sender(7, signal, &ending, true)
+        };
+        let shell = Sender::Process { pid: 9, name: "sh".to_owned() };
+        assert_eq!(of(libc::SIGTERM, 0, 9), shell);
+        assert_eq!(of(libc::SIGTERM, -6, 7), Sender::Itself);
+        assert_eq!(of(libc::SIGSEGV, 1, 7), Sender::Fault);
+        // A timer goes off while anybody runs.
+        assert_eq!(of(libc::SIGALRM, -2, 9), Sender::Kernel { out_of_memory: false });
+        assert_eq!(of(libc::SIGKILL, SI_KERNEL, 9), Sender::Kernel { out_of_memory: true });
+        // What seccomp forbids is no fault.
+        assert_eq!(of(libc::SIGSYS, 1, 7), Sender::Kernel { out_of_memory: false });
     }
 }

@@ -87,16 +87,25 @@ impl Watch {
     /// Waits at most `timeout` for the end; `None` if the process still runs.
     #[must_use]
     pub fn wait(&self, timeout: Duration) -> Option<Exit> {
-        let timeout = Timespec::try_from(timeout).ok();
-        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
-        match poll(&mut fds, timeout.as_ref()) {
-            Ok(n) if n > 0 => Some(self.status()),
-            _ => None,
-        }
+        self.await_end(timeout).then(|| self.status())
     }
 
-    /// The status of a process that has ended, once it has been reaped or while it still waits for that.
-    fn status(&self) -> Exit {
+    /// Whether the process has ended.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.await_end(Duration::ZERO)
+    }
+
+    fn await_end(&self, timeout: Duration) -> bool {
+        let timeout = Timespec::try_from(timeout).ok();
+        let mut fds = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        poll(&mut fds, timeout.as_ref()).is_ok_and(|ready| ready > 0)
+    }
+
+    /// The status of a process that has ended, once it has been reaped or while it still waits for that; which may take some
+    /// hundred milliseconds.
+    #[must_use]
+    pub fn status(&self) -> Exit {
         // The pidfd has it once the parent has reaped; until then the process is a zombie, which keeps its
         // pid and shows its status in /proc. Between the two neither may have it for a moment.
         for _ in 0..20 {

@@ -12,7 +12,6 @@ mod identity;
 mod limits;
 mod maps;
 mod memory;
-mod oom;
 mod sent;
 mod threads;
 
@@ -34,7 +33,6 @@ pub use identity::{Identity, Look, Target, TargetError, process_ids};
 pub use limits::{CpuLimit, cpu_limit};
 pub use maps::{Mapping, executable_mappings};
 pub use memory::{ProcessMemory, process_memory};
-pub use oom::OomKills;
 pub use sent::{Sender, Sent};
 pub use threads::thread_ids;
 

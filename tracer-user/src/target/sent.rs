@@ -1,10 +1,8 @@
 //! Signals that a process was sent, and by whom.
 
-use super::exit::{Exit, signal_name};
+use tracer_ebpf::ANSWERED_WITHIN;
 
-/// How long before its end a signal is taken to have to do with a process's exit code, ns: orchestrators give a minute at
-/// most.
-const ASKED_WITHIN: u64 = 60_000_000_000;
+use super::exit::{Exit, signal_name};
 
 /// Who sent a signal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,14 +14,14 @@ pub enum Sender {
         /// The name of the thread that did.
         name: String,
     },
-    /// The process itself: `kill`, `raise`, `abort`.
+    /// The process itself: `kill`, `raise`, `abort`, or a write to what nobody reads.
     Itself,
     /// The processor, by way of the kernel: an instruction of the process could not be executed.
     Fault,
-    /// The kernel, of its own accord.
+    /// The kernel: a limit, a terminal, a timer, seccomp.
     Kernel {
-        /// Whether the process's cgroup was out of memory; `None` if that is not known.
-        out_of_memory: Option<bool>,
+        /// It chose the process to be killed for want of memory.
+        out_of_memory: bool,
     },
 }
 
@@ -33,7 +31,7 @@ impl std::fmt::Display for Sender {
             Self::Process { pid, name } => write!(f, "sent by process {pid} ({name})"),
             Self::Itself => f.write_str("sent by itself"),
             Self::Fault => f.write_str("for a fault of its own"),
-            Self::Kernel { out_of_memory: Some(true) } => f.write_str("sent by the kernel: out of memory"),
+            Self::Kernel { out_of_memory: true } => f.write_str("sent by the kernel: out of memory"),
             Self::Kernel { .. } => f.write_str("sent by the kernel"),
         }
     }
@@ -57,14 +55,30 @@ impl Sent {
     pub fn behind(exit: Exit, now_ns: u64, sent: &[Self]) -> Option<&Self> {
         match exit {
             Exit::Signal(signal) => sent.iter().rfind(|one| one.signal == signal),
-            Exit::Code(_) => sent.iter().rfind(|one| {
-                // A program's own business.
-                let other =
-                    matches!(one.signal, libc::SIGUSR1 | libc::SIGUSR2 | libc::SIGALRM | libc::SIGPIPE);
-                let asks = !other && matches!(one.by, Sender::Process { .. });
-                asks && now_ns.saturating_sub(one.at_ns) < ASKED_WITHIN
-            }),
+            Exit::Code(_) => {
+                sent.iter().rfind(|one| one.asks() && now_ns.saturating_sub(one.at_ns) < ANSWERED_WITHIN)
+            }
             Exit::Exec | Exit::Unknown => None,
+        }
+    }
+
+    /// Whether somebody else wanted the process to end. That of a hung-up terminal is the kernel's; sent by a process it asks
+    /// to read the configuration anew. What is a fault where it comes from the processor ends a Go program too.
+    const fn asks(&self) -> bool {
+        match self.by {
+            Sender::Process { .. } => matches!(
+                self.signal,
+                libc::SIGTERM
+                    | libc::SIGINT
+                    | libc::SIGQUIT
+                    | libc::SIGABRT
+                    | libc::SIGSEGV
+                    | libc::SIGBUS
+                    | libc::SIGFPE
+                    | libc::SIGILL
+            ),
+            Sender::Kernel { .. } => matches!(self.signal, libc::SIGINT | libc::SIGQUIT | libc::SIGHUP),
+            Sender::Itself | Sender::Fault => false,
         }
     }
 
@@ -98,14 +112,17 @@ mod tests {
             sent(libc::SIGTERM, 10, shell.clone()),
             sent(libc::SIGABRT, 20, Sender::Itself),
             sent(libc::SIGHUP, 30, Sender::Itself),
-            sent(libc::SIGUSR1, 31, shell),
+            sent(libc::SIGUSR1, 31, shell.clone()),
+            sent(libc::SIGHUP, 32, shell),
         ];
         let behind = |exit, now| Sent::behind(exit, now, &signals).map(|one| one.signal);
         assert_eq!(behind(Exit::Signal(libc::SIGABRT), 40), Some(libc::SIGABRT));
         assert_eq!(behind(Exit::Signal(libc::SIGKILL), 40), None);
         assert_eq!(behind(Exit::Code(0), 40), Some(libc::SIGTERM));
-        assert_eq!(behind(Exit::Code(0), ASKED_WITHIN + 11), None);
+        assert_eq!(behind(Exit::Code(0), ANSWERED_WITHIN + 11), None);
         assert_eq!(behind(Exit::Unknown, 40), None);
+        let interrupted = [sent(libc::SIGINT, 10, Sender::Kernel { out_of_memory: false })];
+        assert_eq!(Sent::behind(Exit::Code(1), 40, &interrupted), interrupted.first());
         assert_eq!(signals[0].describe(Exit::Code(1), 40), "after SIGTERM, sent by process 7 (sh)");
         let later = signals[0].describe(Exit::Code(1), 2_500_000_010);
         assert_eq!(later, "after SIGTERM, sent by process 7 (sh) 2.5 s before");

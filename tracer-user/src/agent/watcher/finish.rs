@@ -6,7 +6,7 @@ use super::{Ended, Notice, Summary, Watcher};
 use crate::agent::governor::Step;
 use crate::memory::{Runtime, monotonic_ns};
 use crate::model::{Distribution, SiteWaits, SystemCallSite, WaitSite};
-use crate::target::{Exit, Sender, Sent};
+use crate::target::{Exit, Sent};
 
 impl Watcher {
     /// Takes the probes off, takes in the last records, looks once more, and closes the account.
@@ -31,7 +31,7 @@ impl Watcher {
             if let Step::Ended(stretch) = step {
                 // What was watched all the time was, up to the end.
                 if stretch.sampled {
-                    self.ended(&stretch);
+                    self.stretch_ended(&stretch);
                 }
                 notices.push(Notice::Governed(Step::Ended(stretch)));
             }
@@ -39,9 +39,8 @@ impl Watcher {
         if self.exit.is_none() {
             self.hear_signals();
         }
-        if let Ok(endings) = &self.endings {
-            endings.forget(self.target.pid());
-        }
+        let senders_known = self.senders_unknown().is_none();
+        self.forget_endings();
         self.look(&mut notices);
         let now = Runtime::reopen(self.target.pid(), &self.binary, self.bias).goids().ok();
         // A process that has ended has none any more.
@@ -54,41 +53,44 @@ impl Watcher {
             detached_in,
             watched: self.begun.elapsed(),
             exit: self.exit,
-            ended: self.ended.clone(),
+            ended: self.end.clone(),
             signals: self.signals.clone(),
+            senders_known,
         };
         (summary, notices)
     }
 
-    /// The process has ended: what the kernel says of that, and of what led to it.
-    pub(super) fn ended_by(&mut self, exit: Exit) -> Notice {
-        let pid = self.target.pid();
-        let told = self
-            .endings
-            .as_ref()
-            .ok()
-            .filter(|_| exit == Exit::Unknown)
-            .and_then(|endings| endings.exit(pid));
-        let exit = told.unwrap_or(exit);
+    /// The process has ended: what the kernel says of that. The tracepoint knows at once, and when.
+    pub(super) fn ended(&mut self) -> Notice {
+        let told = self.endings.as_ref().ok().and_then(|endings| endings.end(self.target.pid()));
+        let (exit, at_ns) = told.unwrap_or_else(|| {
+            let at_ns = monotonic_ns();
+            (self.watch.status(), at_ns)
+        });
+        self.ended_by(exit, at_ns)
+    }
+
+    /// The watch is over, for this and since then; with what led to it.
+    pub(super) fn ended_by(&mut self, exit: Exit, at_ns: u64) -> Notice {
         self.exit = Some(exit);
         self.hear_signals();
-        let at_ns = monotonic_ns();
         let upon = Sent::behind(exit, at_ns, &self.signals).cloned();
         let ended = Ended { exit, at_ns, upon };
-        self.ended = Some(ended.clone());
+        self.end = Some(ended.clone());
         Notice::Ended(ended)
     }
 
     /// Takes in which signals it was sent.
-    pub(super) fn hear_signals(&mut self) {
-        let Ok(endings) = &self.endings else { return };
-        self.signals = endings.signals(self.target.pid());
-        for sent in &mut self.signals {
-            if let Sender::Kernel { out_of_memory } = &mut sent.by
-                && sent.signal == libc::SIGKILL
-            {
-                *out_of_memory = self.oom_kills.happened();
-            }
+    fn hear_signals(&mut self) {
+        if let Ok(endings) = &self.endings {
+            self.signals = endings.signals(self.target.pid());
+        }
+    }
+
+    /// What was told of the process is not needed any more, and its number may be another one's soon.
+    pub(super) fn forget_endings(&mut self) {
+        if let Ok(endings) = std::mem::replace(&mut self.endings, Err("the watch is over".to_owned())) {
+            endings.forget(self.target.pid());
         }
     }
 

@@ -21,7 +21,7 @@ impl Watcher {
                         notices.push(Notice::Gap { tier, from_ns, to_ns: *at_ns, why });
                     }
                 }
-                Step::Ended(stretch) => self.ended(stretch),
+                Step::Ended(stretch) => self.stretch_ended(stretch),
                 Step::TakeOff { probes, .. } => {
                     if let Err(error) = self.session.take_off(probes) {
                         // The tier is off as a whole then: dearer than wanted in knowledge, not in cost.
@@ -55,7 +55,7 @@ impl Watcher {
     }
 
     /// A tier was observed for a while, and is not any more.
-    pub(super) fn ended(&mut self, stretch: &Stretch) {
+    pub(super) fn stretch_ended(&mut self, stretch: &Stretch) {
         if stretch.tier == TIER_T2 {
             self.process.begin_gap();
         }

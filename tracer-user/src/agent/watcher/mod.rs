@@ -21,7 +21,7 @@ use crate::detect::{Ledger, SiteRef, call_frames, caller_site};
 use crate::memory::{Runtime, Symbolizer, monotonic_ns};
 use crate::model::{CallStack, Process};
 use crate::probe::{Detacher, Endings, Fleet, ProbeError, Session, Stream, SwitchStream, Why};
-use crate::target::{CpuLimit, Exit, OomKills, Sent, Target, Watch, cpu_limit, cpu_time_ns};
+use crate::target::{CpuLimit, Exit, Sent, Target, Watch, cpu_limit, cpu_time_ns};
 
 /// One process under watch.
 #[derive(Debug)]
@@ -61,9 +61,8 @@ pub struct Watcher {
     exit: Option<Exit>,
     /// What the kernel tells of its end, or why it does not.
     endings: Result<Endings, String>,
-    oom_kills: OomKills,
     signals: Vec<Sent>,
-    ended: Option<Ended>,
+    end: Option<Ended>,
     last_snapshot_took: Duration,
 }
 
@@ -175,6 +174,10 @@ impl Watcher {
         let goids = Runtime::reopen(pid, &binary, bias).goids().ok();
         if let Ok(endings) = &endings {
             endings.watch(pid);
+            // Its number may be another one's by now, whose end is not to be taken for this one's.
+            if watch.has_ended() {
+                endings.forget(pid);
+            }
         }
         Self {
             hazards,
@@ -201,9 +204,8 @@ impl Watcher {
             switches_until_ns: session.switches_until_ns(),
             exit: None,
             endings,
-            oom_kills: OomKills::of(pid),
             signals: Vec::new(),
-            ended: None,
+            end: None,
             last_snapshot_took: Duration::ZERO,
             target,
             binary,
@@ -294,7 +296,10 @@ impl Watcher {
     /// Why the kernel does not tell who sends signals to the process.
     #[must_use]
     pub fn senders_unknown(&self) -> Option<&str> {
-        self.endings.as_ref().err().map(String::as_str)
+        match &self.endings {
+            Ok(endings) => endings.senders_unknown(),
+            Err(why) => Some(why),
+        }
     }
 
     /// The share of the target's CPU time that probes may cost.
@@ -307,6 +312,12 @@ impl Watcher {
     #[must_use]
     pub fn tiers(&self) -> u32 {
         self.session.detacher().tiers()
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.forget_endings();
     }
 }
 

@@ -41,15 +41,13 @@ impl Watcher {
         let mut notices = Vec::new();
         self.receive(wait);
         self.govern(&mut notices);
-        if self.exit.is_none()
-            && let Some(exit) = self.watch.wait(Duration::ZERO)
-        {
+        if self.exit.is_none() && self.watch.has_ended() {
             // What the process did last is still in the ring: `finish` looks once more.
-            notices.push(self.ended_by(exit));
+            notices.push(self.ended());
             return notices;
         }
         if self.executed && self.exit.is_none() {
-            notices.push(self.ended_by(Exit::Exec));
+            notices.push(self.ended_by(Exit::Exec, monotonic_ns()));
             return notices;
         }
         let now = Instant::now();
@@ -166,7 +164,7 @@ impl Watcher {
         }
         if let Some(look) = self.target.look() {
             if !look.same_program {
-                notices.push(self.ended_by(Exit::Exec));
+                notices.push(self.ended_by(Exit::Exec, monotonic_ns()));
                 return false;
             }
             if look.stopped != self.stopped {

@@ -132,8 +132,10 @@ pub struct Summary {
     pub exit: Option<Exit>,
     /// That with what led to it.
     pub ended: Option<Ended>,
-    /// Signals that kill where nobody handles them, as far as it was sent any: of each the last, in their order.
+    /// Signals that kill where nobody handles them, as far as it was sent any ([`crate::probe::Endings::signals`]).
     pub signals: Vec<Sent>,
+    /// Whether that is known at all.
+    pub senders_known: bool,
     /// What the probes cost.
     pub cost: governor::Ledger,
     /// Goroutine ids that the runtime handed out while the process was watched, where memory could still be read at

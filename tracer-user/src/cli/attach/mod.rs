@@ -195,6 +195,9 @@ impl<'a> Attach<'a> {
         );
         announce_links(session.links(), plan.sites.len());
         not_seen(plan);
+        if let Some(why) = self.watcher.senders_unknown() {
+            errln!("not told: who sends signals to the process: {}", printable(why));
+        }
         self.line_attached();
     }
 

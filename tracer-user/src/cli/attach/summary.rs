@@ -50,7 +50,7 @@ impl Attach<'_> {
                 "detached_in_ns": nanos(summary.detached_in),
                 "exit": summary.exit.map(json::exit),
                 "upon": summary.ended.as_ref().and_then(|ended| ended.upon.as_ref()).map(json::sent),
-                "signals": summary.signals.iter().map(json::sent).collect::<Vec<_>>(),
+                "signals": summary.senders_known.then(|| summary.signals.iter().map(json::sent).collect::<Vec<_>>()),
                 "findings": self.watcher.ledger().iter().map(json::finding).collect::<Vec<_>>(),
                 "gc": {
                     "cycles": process.gc.completed,

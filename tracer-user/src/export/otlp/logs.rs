@@ -85,10 +85,8 @@ fn end(end: &EndLog, wall: Wall) -> LogRecord {
             Sender::Itself => "itself",
             Sender::Fault => "fault",
             Sender::Kernel { out_of_memory } => {
-                if let Some(out_of_memory) = out_of_memory {
-                    attributes.push(KeyValue::new("gotrail.exit.out_of_memory", *out_of_memory));
-                }
-                if *out_of_memory == Some(true) {
+                attributes.push(KeyValue::new("gotrail.exit.out_of_memory", *out_of_memory));
+                if *out_of_memory {
                     severity = (SeverityNumber::Fatal, "FATAL");
                 }
                 "kernel"

@@ -221,7 +221,7 @@ fn an_end_is_a_log_record_with_who_was_behind_it() {
     let sent = |signal, by| Some(Sent { signal, at_ns, by });
     let server = export(vec![
         end(Exit::Code(0), sent(libc::SIGTERM, by)),
-        end(Exit::Signal(libc::SIGKILL), sent(libc::SIGKILL, Sender::Kernel { out_of_memory: Some(true) })),
+        end(Exit::Signal(libc::SIGKILL), sent(libc::SIGKILL, Sender::Kernel { out_of_memory: true })),
         end(Exit::Code(2), None),
     ]);
     let received = server.received("/v1/logs");
