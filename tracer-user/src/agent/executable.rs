@@ -1,7 +1,7 @@
 //! The executable of a process, understood, with the help of what lies beside it on this host.
 
 use crate::binary::{BinaryError, GoBinary};
-use crate::target::{Target, debug_file, mapped_libraries, read_library};
+use crate::target::{HeldFile, Target, debug_file, mapped_libraries, read_library};
 
 use super::watcher::WatchError;
 
@@ -13,12 +13,21 @@ const MAX_LIBRARIES: usize = 64;
 /// # Errors
 /// [`WatchError`]: the process is gone or not ours to look at, or its executable is not understood.
 pub fn understand(target: &Target) -> Result<GoBinary, WatchError> {
+    understand_and_hold(target).map(|(binary, _)| binary)
+}
+
+/// The same, and the file, for who keeps the binary for long (see [`GoBinary::reread_from`]).
+///
+/// # Errors
+/// As [`understand`].
+pub(super) fn understand_and_hold(target: &Target) -> Result<(GoBinary, HeldFile), WatchError> {
     let pid = target.pid();
-    match GoBinary::parse_with(target.read_executable()?, |id| debug_file(Some(pid), id)) {
+    let (bytes, held) = target.hold_executable()?;
+    match GoBinary::parse_with(bytes, |id| debug_file(Some(pid), id)) {
         Err(error @ (BinaryError::NotGo(_) | BinaryError::NotElf(_))) => {
             Err(library(pid).unwrap_or(error.into()))
         }
-        result => Ok(result?),
+        result => Ok((result?, held)),
     }
 }
 

@@ -12,7 +12,7 @@ use super::watcher::{Options, WatchError, Watcher};
 use crate::binary::{CallSite, GoBinary};
 use crate::memory::{Runtime, monotonic_ns};
 use crate::probe::{self, Detacher, Endings, Execs, Gate, ProbeError};
-use crate::target::{Guard, Target, TargetError, debug_file, open_file, process_ids, read};
+use crate::target::{Guard, HeldFile, Target, TargetError, debug_file, open_file, process_ids};
 
 /// How long a process that has just begun may take until its runtime can be read, ns, before somebody is told that it is
 /// not watched; it is tried again at each search.
@@ -147,7 +147,8 @@ impl Fleet {
         let guard = Guard::take(&file, make_way)
             .map_err(|source| FleetError::NoLease { path: path.to_owned(), source })?;
         let meta = file.metadata().map_err(failed)?;
-        let bytes = read(file.try_clone().map_err(failed)?).map_err(failed)?;
+        let held = file.try_clone().and_then(HeldFile::new).map_err(failed)?;
+        let bytes = held.read().map_err(failed)?;
         let binary = GoBinary::parse_with(bytes, |id| debug_file(None, id)).map_err(WatchError::from)?;
         // Before the probes are on, so that nobody starts in between.
         let execs = Execs::attach().map_err(|error| error.to_string());
@@ -167,7 +168,7 @@ impl Fleet {
             inode: meta.ino(),
             size: meta.size(),
             hazards: binary.hazards().sites.into(),
-            binary: Arc::new(binary.without_code()),
+            binary: Arc::new(binary.reread_from(move |at, into| held.read_at(at, into))),
             probes,
             execs,
             endings,

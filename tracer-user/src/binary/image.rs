@@ -1,5 +1,6 @@
 //! The bytes of an ELF file by virtual address.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use object::elf::{
 use object::read::elf::{FileHeader as _, ProgramHeader as _, SectionHeader as _, Sym as _};
 use object::{Endianness, LittleEndian};
 
+use super::contents::{Contents, Reread};
 use super::error::BinaryError;
 
 /// What machine a program is for.
@@ -61,7 +63,8 @@ pub struct Segment {
 /// An ELF file of a known architecture.
 #[derive(Clone, Debug)]
 pub struct Image {
-    bytes: Arc<[u8]>,
+    contents: Contents,
+    entry: u64,
     segments: Vec<Segment>,
     architecture: Architecture,
     position_independent: bool,
@@ -69,12 +72,8 @@ pub struct Image {
     go_build_id: Option<String>,
     has_symbols: bool,
     interpreted: bool,
-    /// Addresses of code that was let go: whoever asks for it gets nothing.
-    gone: Vec<Range<u64>>,
 }
 
-/// The headers of a file without code, which lie at its begin.
-const HEADERS: usize = 4096;
 /// Most program headers that are looked at; real programs have about ten.
 const MAX_SEGMENTS: usize = 256;
 /// Longest build ID that is believed; the linker's has 20 bytes, Go's own 83.
@@ -176,41 +175,34 @@ impl Image {
             go_build_id,
             has_symbols,
             interpreted,
-            gone: Vec::new(),
-            bytes,
+            entry: header.e_entry(endian),
+            contents: Contents::Whole(bytes),
         })
     }
 
-    /// The same file without its code and what no segment holds (DWARF, symbols, section headers), but for the parts in
-    /// `also`, offsets in the file: for who has read those, and keeps the rest for long. Offsets and addresses stay.
+    /// The same file for who keeps it for long: nothing of it stays in memory, and what is asked for is read again.
+    /// What looks at all of the file, or at code, finds nothing.
     #[must_use]
-    pub(super) fn without_code(&self, also: &[usize]) -> Self {
-        let holds =
-            |s: &Segment| also.iter().any(|at| (s.offset..s.offset + s.file_size).contains(&(*at as u64)));
-        let (kept, gone): (Vec<&Segment>, Vec<&Segment>) =
-            self.segments.iter().partition(|s| !s.executable || s.writable || holds(s));
-        let ranges = kept.into_iter().filter_map(|s| {
-            Some(usize::try_from(s.offset).ok()?..usize::try_from(s.offset + s.file_size).ok()?)
-        });
-        let gone = gone.into_iter().map(|s| s.address..s.address + s.memory_size).collect();
-        // What is never written to is no memory: the allocator has it from the kernel as pages that are zero.
-        let bytes = Arc::<[u8]>::new_zeroed_slice(self.bytes.len());
-        // SAFETY: bytes of zero are valid bytes.
-        let mut bytes = unsafe { bytes.assume_init() };
-        if let Some(into) = Arc::get_mut(&mut bytes) {
-            for range in ranges.chain(std::iter::once(0..HEADERS.min(self.bytes.len()))) {
-                if let (Some(into), Some(from)) = (into.get_mut(range.clone()), self.bytes.get(range)) {
-                    into.copy_from_slice(from);
-                }
-            }
-        }
-        Self { bytes, gone, ..self.clone() }
+    pub(super) fn reread_from(&self, file: Box<Reread>) -> Self {
+        Self { contents: Contents::reread(self.contents.len(), file), ..self.clone() }
     }
 
-    /// The whole file.
+    /// The whole file; nothing where it is not in memory.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        self.contents.whole()
+    }
+
+    /// How often something that was asked for could not be read again: see [`super::GoBinary::reread_from`].
+    #[must_use]
+    pub fn unread(&self) -> u64 {
+        self.contents.unread()
+    }
+
+    /// The bytes from an offset in the file on, as many as are asked for or as there are; none behind its end.
+    pub(super) fn part(&self, offset: usize, most: usize) -> Option<Cow<'_, [u8]>> {
+        let rest = self.contents.len().checked_sub(offset).filter(|rest| *rest != 0)?;
+        self.contents.get(offset..offset + rest.min(most))
     }
 
     /// The machine it is for.
@@ -221,8 +213,8 @@ impl Image {
 
     /// The linked address at which it begins to run.
     #[must_use]
-    pub fn entry(&self) -> u64 {
-        FileHeader64::<LittleEndian>::parse(&*self.bytes).map_or(0, |header| header.e_entry(LittleEndian))
+    pub const fn entry(&self) -> u64 {
+        self.entry
     }
 
     /// Whether the kernel chooses where it is loaded.
@@ -243,8 +235,9 @@ impl Image {
     pub fn is_upx(&self) -> bool {
         const MARK: &[u8] = b"UPX!";
         const WITHIN: usize = 1024;
-        let begin = self.bytes.get(..WITHIN).unwrap_or(&self.bytes);
-        let end = self.bytes.get(self.bytes.len().saturating_sub(WITHIN)..).unwrap_or_default();
+        let bytes = self.bytes();
+        let begin = bytes.get(..WITHIN).unwrap_or(bytes);
+        let end = bytes.get(bytes.len().saturating_sub(WITHIN)..).unwrap_or_default();
         [begin, end].iter().any(|part| part.windows(MARK.len()).any(|window| window == MARK))
     }
 
@@ -269,17 +262,17 @@ impl Image {
 
     /// Where a section is in the file. With RELRO, Go's linker puts `.data.rel.ro` before the names of its own.
     pub(super) fn section_range(&self, name: &str) -> Option<Range<usize>> {
-        let header = FileHeader64::<LittleEndian>::parse(&*self.bytes).ok()?;
-        let section = section_named(header, &self.bytes, name)?;
+        let header = FileHeader64::<LittleEndian>::parse(self.bytes()).ok()?;
+        let section = section_named(header, self.bytes(), name)?;
         let (offset, size) = section.file_range(LittleEndian)?;
         let start = usize::try_from(offset).ok()?;
-        let end = start.checked_add(usize::try_from(size).ok()?)?.min(self.bytes.len());
+        let end = start.checked_add(usize::try_from(size).ok()?)?.min(self.bytes().len());
         (start < end).then_some(start..end)
     }
 
     /// The bytes of a section, as far as the file has them.
     pub(super) fn section(&self, name: &str) -> Option<&[u8]> {
-        self.bytes.get(self.section_range(name)?)
+        self.bytes().get(self.section_range(name)?)
     }
 
     /// The virtual address of a place of the file.
@@ -294,38 +287,51 @@ impl Image {
         &self.segments
     }
 
-    /// `len` bytes at a virtual address, if the file holds them all.
-    #[must_use]
-    pub fn read(&self, address: u64, len: usize) -> Option<&[u8]> {
-        let rest = self.read_to_segment_end(address)?;
-        rest.get(..len)
-    }
-
-    /// All bytes from a virtual address to the end of its segment in the file.
-    #[must_use]
-    pub fn read_to_segment_end(&self, address: u64) -> Option<&[u8]> {
+    /// Where the bytes from a virtual address to the end of its segment are in the file.
+    fn rest_of_segment(&self, address: u64) -> Option<Range<usize>> {
         let segment =
             self.segments.iter().find(|s| address >= s.address && address - s.address < s.file_size)?;
-        if self.gone.iter().any(|code| code.contains(&address)) {
-            return None;
-        }
         let into = address - segment.address;
         let start = usize::try_from(segment.offset.checked_add(into)?).ok()?;
         let len = usize::try_from(segment.file_size - into).ok()?;
-        let rest = self.bytes.get(start..)?;
-        Some(rest.get(..len).unwrap_or(rest))
+        Some(start..start.checked_add(len)?.min(self.contents.len()))
+    }
+
+    /// `len` bytes at a virtual address, if the file holds them all.
+    #[must_use]
+    pub fn read(&self, address: u64, len: usize) -> Option<Cow<'_, [u8]>> {
+        let rest = self.rest_of_segment(address)?;
+        (len <= rest.len()).then(|| self.contents.get(rest.start..rest.start + len))?
+    }
+
+    /// The bytes at a virtual address: `most`, or as many as its segment has.
+    #[must_use]
+    pub fn read_some(&self, address: u64, most: usize) -> Option<Cow<'_, [u8]>> {
+        let rest = self.rest_of_segment(address)?;
+        self.contents.get(rest.start..rest.start + rest.len().min(most))
+    }
+
+    /// The same as [`Self::read`] where the file is in memory; else nothing. For code, which is looked at when probes
+    /// are planned, and all of it.
+    pub(super) fn read_whole(&self, address: u64, len: usize) -> Option<&[u8]> {
+        self.bytes().get(self.rest_of_segment(address)?)?.get(..len)
+    }
+
+    /// All bytes from a virtual address to the end of its segment, where the file is in memory.
+    pub(super) fn read_to_segment_end(&self, address: u64) -> Option<&[u8]> {
+        self.bytes().get(self.rest_of_segment(address)?)
     }
 
     /// Eight bytes at a virtual address, little-endian.
     #[must_use]
     pub fn read_u64(&self, address: u64) -> Option<u64> {
-        Some(u64::from_le_bytes(self.read(address, 8)?.try_into().ok()?))
+        Some(u64::from_le_bytes(*self.read(address, 8)?.first_chunk()?))
     }
 
     /// A Go string header at a virtual address, followed. In a position-independent file the header may be
     /// written by a relocation; the linkers in use write the linked address into the file as well.
     #[must_use]
-    pub fn read_go_string(&self, header: u64, limit: usize) -> Option<&[u8]> {
+    pub fn read_go_string(&self, header: u64, limit: usize) -> Option<Cow<'_, [u8]>> {
         let data = self.read_u64(header)?;
         let len = usize::try_from(self.read_u64(header.checked_add(8)?)?).ok()?;
         self.read(data, len.min(limit))
@@ -364,12 +370,12 @@ impl Image {
     #[must_use]
     pub fn symbol_addresses<const N: usize>(&self, names: [&str; N]) -> [Option<u64>; N] {
         let mut found = [None; N];
-        let Ok(header) = FileHeader64::<Endianness>::parse(&*self.bytes) else { return found };
+        let Ok(header) = FileHeader64::<Endianness>::parse(self.bytes()) else { return found };
         let Ok(endian) = header.endian() else { return found };
-        let Ok(sections) = header.sections(endian, &*self.bytes) else { return found };
-        let Ok(table) = sections.symbols(endian, &*self.bytes, object::elf::SHT_SYMTAB) else { return found };
+        let Ok(sections) = header.sections(endian, self.bytes()) else { return found };
+        let Ok(table) = sections.symbols(endian, self.bytes(), object::elf::SHT_SYMTAB) else { return found };
         let Ok(strings) = sections.section(table.string_section()) else { return found };
-        let Ok(strings) = strings.data(endian, &*self.bytes) else { return found };
+        let Ok(strings) = strings.data(endian, self.bytes()) else { return found };
         for symbol in table.iter() {
             let start = usize::try_from(symbol.st_name(endian)).unwrap_or(usize::MAX);
             let Some(rest) = strings.get(start..) else { continue };
@@ -504,7 +510,7 @@ mod tests {
         }
         let last = [(PT_LOAD.0, 0, u64::MAX - 4096, 4096, 4096)];
         let image = Image::parse(elf(&last, 1 << 16).into()).unwrap();
-        assert_eq!(image.read(u64::MAX - 4096, 4096).map(<[u8]>::len), Some(4096));
+        assert_eq!(image.read(u64::MAX - 4096, 4096).map(|bytes| bytes.len()), Some(4096));
         assert_eq!(image.read(u64::MAX - 4, 8), None);
         assert_eq!(image.file_offset(u64::MAX), None);
     }

@@ -1,9 +1,12 @@
 //! One Go executable: what build it is, where its functions and globals are, how its runtime's structures
-//! are laid out, and where probes may go. Pure functions over bytes: no process, no kernel.
+//! are laid out, and where probes may go. Pure functions over bytes, which whoever has the file gives: no process, no
+//! kernel.
 
 mod calls;
 mod code;
+mod contents;
 mod error;
+mod function_table;
 mod globals;
 mod image;
 mod inlining;

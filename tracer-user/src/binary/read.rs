@@ -1,5 +1,6 @@
 //! Reading a whole executable.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -200,11 +201,15 @@ impl GoBinary {
         Program::parse(bytes)?.understand(debug).map_err(|refused| refused.1)
     }
 
-    /// The same without its code and what is not loaded: for who has planned its probes and keeps the rest for long, to
-    /// tell what addresses mean. What would have to look at code finds none.
+    /// The same for who has planned its probes and keeps the rest for long, to tell what addresses mean: what is asked
+    /// for is read again from the file, of which nothing stays in memory but some pages. What would have to look at all
+    /// of the file, or at code, finds nothing.
+    ///
+    /// `file` fills a buffer with the bytes of the file from an offset on, and gives false where they can't be read, or
+    /// where the file may not be what it was.
     #[must_use]
-    pub fn without_code(&self) -> Self {
-        let image = self.image().without_code(&[self.symbols().offset()]);
+    pub fn reread_from(&self, file: impl Fn(u64, &mut [u8]) -> bool + Send + Sync + 'static) -> Self {
+        let image = self.image().reread_from(Box::new(file));
         Self { program: Program { image, ..self.program.clone() }, ..self.clone() }
     }
 
@@ -282,7 +287,7 @@ impl GoBinary {
 
     /// The name of the function that holds a linked address.
     #[must_use]
-    pub fn function_name(&self, address: u64) -> Option<&str> {
+    pub fn function_name(&self, address: u64) -> Option<Cow<'_, str>> {
         self.symbols().name(self.image(), self.symbols().at(address)?)
     }
 

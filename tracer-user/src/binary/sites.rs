@@ -439,7 +439,7 @@ impl<'a> Planner<'a> {
             entry: function.entry,
             address: spot.address,
             file_offset: self.image.file_offset(spot.address).ok_or_else(outside)?,
-            bytes: self.image.read(spot.address, spot.len).ok_or_else(outside)?.to_vec(),
+            bytes: self.image.read(spot.address, spot.len).ok_or_else(outside)?.into_owned(),
             cost: spot.cost,
             register: spot.register,
             stack_check: spot.stack_check,

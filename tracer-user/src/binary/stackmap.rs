@@ -56,28 +56,24 @@ impl Symbols {
         let entry = self.at(address.saturating_sub(1)).or_else(|| self.at(address))?;
         let at_entry = self.at(address).is_some_and(|function| function.entry == address);
         let function = if at_entry { self.at(address)? } else { entry };
-        let (table, record) = self.record(image, function)?;
+        let record = self.record(image, function)?;
         let index = if at_entry {
             None
         } else {
-            let values = table.pcdata_at(&record, INDEX).unwrap_or(0);
-            self.pc_value(&table, values, address - 1 - function.entry)
+            self.pc_value(image, record.pcdata(INDEX).unwrap_or(0), address - 1 - function.entry)
         };
         let index = index.filter(|index| *index != -1).unwrap_or(0);
         let index = u32::try_from(index).ok()?;
-        let data = |which: u8| {
-            let offset = table.funcdata_at(&record, which).filter(|offset| *offset != u32::MAX)?;
-            self.gofunc()?.checked_add(u64::from(offset))
-        };
+        let data = |which: u8| self.gofunc()?.checked_add(u64::from(record.funcdata(which)?));
         let mut map = FrameMap::default();
         if let Some(at) = data(LOCALS) {
             map.locals = mask(image, at, index)?;
             map.has_locals = true;
         }
-        if record.args == UNKNOWN {
+        if record.fields.args == UNKNOWN {
             return None;
         }
-        if record.args > 0 {
+        if record.fields.args > 0 {
             // The map may be about fewer words than the arguments have.
             map.arguments = mask(image, data(ARGUMENTS)?, index)?;
         }
@@ -111,7 +107,7 @@ fn mask(image: &Image, at: u64, index: u32) -> Option<WordMask> {
     let len = words.div_ceil(8);
     (index < count).then_some(())?;
     let start = at.checked_add(8)?.checked_add(u64::from(index) * u64::from(len))?;
-    Some(WordMask { bytes: image.read(start, len as usize)?.to_vec(), words })
+    Some(WordMask { bytes: image.read(start, len as usize)?.into_owned(), words })
 }
 
 #[cfg(test)]

@@ -1,11 +1,14 @@
 //! Functions by address and by name, lines and inlined calls: Go's own function table, which stripping
 //! leaves in place.
 
+use std::borrow::Cow;
 use std::cell::Cell;
+use std::sync::Arc;
 
 use gobin::structures::moduledata::Moduledata;
-use gobin::structures::pclntab::{FuncData, ParsedPclntab, PclntabMeta};
+use gobin::structures::pclntab::{FuncData, PclntabMeta};
 
+use super::function_table::{FunctionTable, MAX_NAME, Record};
 use super::image::Image;
 
 /// `FUNCDATA_InlTree`, internal/abi/symtab.go.
@@ -14,8 +17,6 @@ const FUNCDATA_INLINE_TREE: u8 = 3;
 const PCDATA_INLINE_INDEX: u32 = 2;
 /// `abi.FuncFlagTopFrame`, internal/abi/symtab.go.
 const FLAG_TOP_FRAME: u8 = 1;
-/// A funcdata entry that is absent.
-const NO_FUNCDATA: u32 = u32::MAX;
 /// `abi.FuncIDWrapper` and the shape of `runtime.inlinedCall`, which differ between versions.
 #[derive(Clone, Copy, Debug)]
 struct Shape {
@@ -48,9 +49,6 @@ impl Shape {
 /// Deepest chain of inlined calls that is followed; a longer one is a damaged table.
 const MAX_INLINE_DEPTH: usize = 64;
 
-/// A longer name of a function or a file is none: the end of one would be looked for in all of the file. Generic
-/// functions have names of some thousand bytes.
-const MAX_NAME: usize = 16 << 10;
 /// How often the names of all functions together may be as long as the file, which holds each once.
 const MAX_NAMES: usize = 4;
 /// Steps through pc-value tables that one look-up takes at most; a function of a megabyte has a hundred thousand.
@@ -110,8 +108,8 @@ pub struct Frame {
 /// The function table.
 #[derive(Clone, Debug)]
 pub struct Symbols {
-    table: PclntabMeta,
-    functions: Vec<Function>,
+    table: FunctionTable,
+    functions: Arc<[Function]>,
     /// `moduledata.gofunc`: what inline trees are found by.
     gofunc: Option<u64>,
     shape: Shape,
@@ -122,16 +120,16 @@ impl Symbols {
     /// are: the table's own field is zero from Go 1.26 on, and with external linking it is not the start of
     /// `.text` either.
     pub(super) fn new(image: &Image, meta: PclntabMeta, module: &Moduledata, minor: u16) -> Option<Self> {
-        let table = meta.attach(image.bytes())?;
+        let (entries, table) = (meta.attach(image.bytes())?, FunctionTable(meta));
         let steps = Steps::new((image.bytes().len() as u64).saturating_mul(MAX_NAMES as u64));
-        let mut functions = Vec::with_capacity(table.nfunc.min(table.data.len() / 8));
-        for (entry, record) in table.func_entries() {
+        let mut functions = Vec::with_capacity(meta.nfunc.min(entries.data.len() / 8));
+        for (entry, record) in entries.func_entries() {
             let entry = module.text.checked_add(u64::from(entry))?;
             functions.push(Function { entry, end: module.etext, record });
             // Later ones go through the names again and again.
-            if let Some(at) = table.parse_func(record).and_then(|record| u32::try_from(record.name_off).ok())
-                && !steps
-                    .take(text_at(&table, table.funcname_offset, at).map_or(MAX_NAME, <[u8]>::len) as u64)
+            if let Some(record) = table.record(image, record)
+                && let Ok(name) = u32::try_from(record.fields.name_off)
+                && !steps.take(table.name_bytes(image, name).map_or(MAX_NAME, |name| name.len()) as u64)
             {
                 return None;
             }
@@ -143,12 +141,7 @@ impl Symbols {
         }
         // The last ends with the code; one that does not begin before is none.
         while functions.pop_if(|last| last.end < last.entry).is_some() {}
-        Some(Self { table: meta, functions, gofunc: module.gofunc, shape: Shape::of(minor) })
-    }
-
-    /// Where the table is in the file.
-    pub(super) const fn offset(&self) -> usize {
-        self.table.offset
+        Some(Self { table, functions: functions.into(), gofunc: module.gofunc, shape: Shape::of(minor) })
     }
 
     /// All functions in address order.
@@ -165,18 +158,8 @@ impl Symbols {
         (address < function.end).then_some(function)
     }
 
-    fn attach<'a>(&self, image: &'a Image) -> Option<ParsedPclntab<'a>> {
-        self.table.attach(image.bytes())
-    }
-
-    pub(super) fn record<'a>(
-        &self,
-        image: &'a Image,
-        function: Function,
-    ) -> Option<(ParsedPclntab<'a>, FuncData)> {
-        let table = self.attach(image)?;
-        let record = table.parse_func(function.record)?;
-        Some((table, record))
+    pub(super) fn record<'a>(&self, image: &'a Image, function: Function) -> Option<Record<'a>> {
+        self.table.record(image, function.record)
     }
 
     /// `moduledata.gofunc`: what the offsets of funcdata count from.
@@ -185,16 +168,20 @@ impl Symbols {
     }
 
     /// The value of a pc-value table at an offset from the function's entry.
-    #[expect(clippy::unused_self, reason = "a table of this program")]
-    pub(super) fn pc_value(&self, table: &ParsedPclntab<'_>, offset: u32, at: u64) -> Option<i32> {
-        value_at(table, offset, at, &Steps::new(MAX_LOOK_UP))
+    pub(super) fn pc_value(&self, image: &Image, table: u32, at: u64) -> Option<i32> {
+        self.value_at(image, table, at, &Steps::new(MAX_LOOK_UP))
+    }
+
+    fn value_at(&self, image: &Image, table: u32, at: u64, steps: &Steps) -> Option<i32> {
+        let mut entries = self.table.values(image, table).take_while(|_| steps.take(1));
+        entries.find(|(end, _)| at < u64::from(*end)).map(|(_, value)| value)
     }
 
     /// The name of a function.
     #[must_use]
-    pub fn name<'a>(&self, image: &'a Image, function: Function) -> Option<&'a str> {
-        let (table, record) = self.record(image, function)?;
-        name_at(&table, u32::try_from(record.name_off).ok()?)
+    pub fn name<'a>(&self, image: &'a Image, function: Function) -> Option<Cow<'a, str>> {
+        let record = self.record(image, function)?;
+        self.table.name(image, u32::try_from(record.fields.name_off).ok()?)
     }
 
     /// The functions of these names, in one pass over the table.
@@ -203,9 +190,9 @@ impl Symbols {
     #[must_use]
     pub fn find<const N: usize>(&self, image: &Image, names: [&str; N]) -> [Option<Function>; N] {
         let mut found = [None; N];
-        self.for_each_name(image, |function, name, wrapper| {
+        self.each(image, |function, name, wrapper| {
             if !wrapper
-                && let Some(at) = names.iter().position(|wanted| *wanted == name)
+                && let Some(at) = names.iter().position(|wanted| wanted.as_bytes() == &*name)
                 && let Some(slot) = found.get_mut(at)
                 && slot.is_none()
             {
@@ -215,14 +202,23 @@ impl Symbols {
         found
     }
 
-    /// Calls `visit` with each function, its name, and whether it is a wrapper.
+    /// Calls `visit` with each function of a file that is in memory, its name, and whether it is a wrapper.
     pub fn for_each_name<'a>(&self, image: &'a Image, mut visit: impl FnMut(Function, &'a str, bool)) {
-        let Some(table) = self.attach(image) else { return };
-        for function in &self.functions {
-            let Some(record) = table.parse_func(function.record) else { continue };
-            let Ok(name_off) = u32::try_from(record.name_off) else { continue };
-            if let Some(name) = name_at(&table, name_off) {
-                visit(*function, name, record.func_id == self.shape.wrapper_id);
+        self.each(image, |function, name, wrapper| {
+            if let Cow::Borrowed(name) = name
+                && let Ok(name) = std::str::from_utf8(name)
+            {
+                visit(function, name, wrapper);
+            }
+        });
+    }
+
+    fn each<'a>(&self, image: &'a Image, mut visit: impl FnMut(Function, Cow<'a, [u8]>, bool)) {
+        for function in &*self.functions {
+            let Some(Record { fields, .. }) = self.record(image, *function) else { continue };
+            let Ok(name) = u32::try_from(fields.name_off) else { continue };
+            if let Some(name) = self.table.name_bytes(image, name) {
+                visit(*function, name, fields.func_id == self.shape.wrapper_id);
             }
         }
     }
@@ -233,15 +229,15 @@ impl Symbols {
     pub fn frames(&self, image: &Image, address: u64, exact: bool) -> Vec<Frame> {
         let look_up = if exact { address } else { address.saturating_sub(1) };
         let Some(function) = self.at(look_up) else { return Vec::new() };
-        let Some((table, record)) = self.record(image, function) else { return Vec::new() };
+        let Some(record) = self.record(image, function) else { return Vec::new() };
         let steps = Steps::new(MAX_LOOK_UP);
         let mut frames = Vec::with_capacity(2);
         let mut at = look_up - function.entry;
         let mut push = |name_off: u32, at: u64, inlined: bool, wrapper: bool| {
-            let (file, line) = line_of(&table, &record, at, &steps);
+            let (file, line) = self.line_of(image, &record, at, &steps);
             frames.push(Frame {
-                function: name_at(&table, name_off).unwrap_or("?").to_owned(),
-                file: file.unwrap_or_default().to_owned(),
+                function: self.table.name(image, name_off).unwrap_or(Cow::Borrowed("?")).into_owned(),
+                file: file.unwrap_or_default().into_owned(),
                 line: line.unwrap_or(0),
                 inlined,
                 offset: if inlined { 0 } else { address - function.entry },
@@ -249,15 +245,15 @@ impl Symbols {
             });
         };
         for _ in 0..MAX_INLINE_DEPTH {
-            let Some(call) = self.inlined_call(image, &table, &record, at, &steps) else { break };
+            let Some(call) = self.inlined_call(image, &record, at, &steps) else { break };
             push(call.name_off, at, true, call.func_id == self.shape.wrapper_id);
             at = u64::from(call.parent_pc);
         }
         push(
-            u32::try_from(record.name_off).unwrap_or(u32::MAX),
+            u32::try_from(record.fields.name_off).unwrap_or(u32::MAX),
             at,
             false,
-            record.func_id == self.shape.wrapper_id,
+            record.fields.func_id == self.shape.wrapper_id,
         );
         frames
     }
@@ -272,24 +268,24 @@ impl Symbols {
     /// The same, in so many steps.
     pub(crate) fn frame_size_within(&self, image: &Image, address: u64, steps: &Steps) -> Option<u64> {
         let function = self.at(address)?;
-        let (table, record) = self.record(image, function)?;
-        let value = value_at(&table, record.pcsp, address - function.entry, steps)?;
+        let record = self.record(image, function)?;
+        let value = self.value_at(image, record.fields.pcsp, address - function.entry, steps)?;
         u64::try_from(value).ok()
     }
 
     /// Whether nothing called this function: the outermost frame of a stack (`abi.FuncFlagTopFrame`).
     #[must_use]
     pub fn is_top(&self, image: &Image, function: Function) -> bool {
-        self.record(image, function).is_some_and(|(_, record)| record.flag & FLAG_TOP_FRAME != 0)
+        self.record(image, function).is_some_and(|record| record.fields.flag & FLAG_TOP_FRAME != 0)
     }
 
     /// Bytes of its arguments in its caller's frame, with the room to save those that come in registers; 0 if unknown.
     #[must_use]
     pub fn argument_bytes(&self, image: &Image, function: Function) -> u64 {
-        self.record(image, function).and_then(|(_, record)| u64::try_from(record.args).ok()).unwrap_or(0)
+        self.record(image, function).and_then(|record| u64::try_from(record.fields.args).ok()).unwrap_or(0)
     }
 
-    /// Names of the functions that were inlined into this one, each once.
+    /// Names of the functions that were inlined into this one, each once, in a file that is in memory.
     #[must_use]
     pub fn inlined_into<'a>(&self, image: &'a Image, function: Function) -> Vec<&'a str> {
         self.inlined_into_within(image, function, &Steps::new(MAX_LOOK_UP))
@@ -302,20 +298,23 @@ impl Symbols {
         function: Function,
         steps: &Steps,
     ) -> Vec<&'a str> {
-        let Some((table, record)) = self.record(image, function) else { return Vec::new() };
-        let Some(index) = table.pcdata_at(&record, PCDATA_INLINE_INDEX) else { return Vec::new() };
+        let Some(record) = self.record(image, function) else { return Vec::new() };
+        let Some(index) = record.pcdata(PCDATA_INLINE_INDEX) else { return Vec::new() };
         let size = function.end - function.entry;
         let mut names = Vec::new();
         let mut start = 0;
-        for (end, value) in table.decode_pcvalue(index) {
-            // What is behind the function's end belongs to the next table.
+        for (end, value) in self.table.values(image, index) {
+            // What is behind the function's end is none of it.
             if start >= size || !steps.take(1) {
                 break;
             }
             start = u64::from(end);
-            let call = u32::try_from(value).ok().and_then(|i| self.read_call(image, &table, &record, i));
+            let call = u32::try_from(value).ok().and_then(|i| self.read_call(image, &record, i));
             if let Some(call) = call {
-                let name = name_at(&table, call.name_off);
+                let name = match self.table.name(image, call.name_off) {
+                    Some(Cow::Borrowed(name)) => Some(name),
+                    _ => None,
+                };
                 if !steps.take(name.map_or(MAX_NAME, str::len) as u64) {
                     break;
                 }
@@ -330,24 +329,16 @@ impl Symbols {
     fn inlined_call(
         &self,
         image: &Image,
-        table: &ParsedPclntab<'_>,
-        record: &FuncData,
+        record: &Record<'_>,
         at: u64,
         steps: &Steps,
     ) -> Option<InlinedCall> {
-        let index = table.pcdata_at(record, PCDATA_INLINE_INDEX)?;
-        let value = value_at(table, index, at, steps)?;
-        self.read_call(image, table, record, u32::try_from(value).ok()?)
+        let value = self.value_at(image, record.pcdata(PCDATA_INLINE_INDEX)?, at, steps)?;
+        self.read_call(image, record, u32::try_from(value).ok()?)
     }
 
-    fn read_call(
-        &self,
-        image: &Image,
-        table: &ParsedPclntab<'_>,
-        record: &FuncData,
-        index: u32,
-    ) -> Option<InlinedCall> {
-        let tree = table.funcdata_at(record, FUNCDATA_INLINE_TREE).filter(|off| *off != NO_FUNCDATA)?;
+    fn read_call(&self, image: &Image, record: &Record<'_>, index: u32) -> Option<InlinedCall> {
+        let tree = record.funcdata(FUNCDATA_INLINE_TREE)?;
         let address = self
             .gofunc?
             .checked_add(u64::from(tree))?
@@ -360,6 +351,21 @@ impl Symbols {
             parent_pc: word(self.shape.parent_pc)?,
         })
     }
+
+    fn line_of<'a>(
+        &self,
+        image: &'a Image,
+        record: &Record<'_>,
+        at: u64,
+        steps: &Steps,
+    ) -> (Option<Cow<'a, str>>, Option<u32>) {
+        let FuncData { pcfile, pcln, cu_offset, .. } = record.fields;
+        let file = self
+            .value_at(image, pcfile, at, steps)
+            .and_then(|number| self.table.file(image, cu_offset, u32::try_from(number).ok()?));
+        let line = self.value_at(image, pcln, at, steps).and_then(|line| u32::try_from(line).ok());
+        (file, line)
+    }
 }
 
 /// What is used of a `runtime.inlinedCall`.
@@ -367,44 +373,4 @@ struct InlinedCall {
     func_id: u8,
     name_off: u32,
     parent_pc: u32,
-}
-
-/// The bytes of a text up to the zero that ends it.
-fn text_at<'a>(table: &ParsedPclntab<'a>, base: usize, offset: u32) -> Option<&'a [u8]> {
-    let rest = table.data.get(base.checked_add(usize::try_from(offset).ok()?)?..)?;
-    let rest = rest.get(..MAX_NAME).unwrap_or(rest);
-    rest.get(..rest.iter().position(|byte| *byte == 0)?)
-}
-
-fn name_at<'a>(table: &ParsedPclntab<'a>, offset: u32) -> Option<&'a str> {
-    std::str::from_utf8(text_at(table, table.funcname_offset, offset)?).ok()
-}
-
-/// The file by its number in a compilation unit (`funcfile`, runtime/symtab.go).
-fn file_at<'a>(table: &ParsedPclntab<'a>, unit: u32, number: u32) -> Option<&'a str> {
-    let index = usize::try_from(unit).ok()?.checked_add(usize::try_from(number).ok()?)?;
-    let entry = table.data.get(table.cu_offset.checked_add(index.checked_mul(4)?)?..)?.first_chunk()?;
-    std::str::from_utf8(text_at(table, table.filetab_offset, u32::from_le_bytes(*entry))?).ok()
-}
-
-fn line_of<'a>(
-    table: &ParsedPclntab<'a>,
-    record: &FuncData,
-    at: u64,
-    steps: &Steps,
-) -> (Option<&'a str>, Option<u32>) {
-    let file = value_at(table, record.pcfile, at, steps)
-        .and_then(|index| u32::try_from(index).ok())
-        .and_then(|index| file_at(table, record.cu_offset, index));
-    let line = value_at(table, record.pcln, at, steps).and_then(|line| u32::try_from(line).ok());
-    (file, line)
-}
-
-/// The value of a pc-value table at an offset from the function's entry.
-fn value_at(table: &ParsedPclntab<'_>, offset: u32, at: u64, steps: &Steps) -> Option<i32> {
-    if offset == 0 {
-        return None;
-    }
-    let mut entries = table.decode_pcvalue(offset).take_while(|_| steps.take(1));
-    entries.find(|(end, _)| at < u64::from(*end)).map(|(_, value)| value)
 }

@@ -56,9 +56,19 @@ pub(super) fn type_name(image: &Image, types: u64, address: u64) -> Option<TypeN
     let descriptor = image.read(address, 48)?;
     let flags = *descriptor.get(20)?;
     let kind = *descriptor.get(23)? & KIND_MASK;
-    let offset = i32::from_le_bytes(descriptor.get(40..44)?.try_into().ok()?);
+    let offset = i32::from_le_bytes(*descriptor.get(40..)?.first_chunk()?);
     let at = types.checked_add_signed(i64::from(offset))?;
-    let bytes = image.read_to_segment_end(at)?;
+    // Nearly all are short.
+    let (used, len) = length(&image.read_some(at, 8)?)?;
+    let end = used.checked_add(len)?;
+    let bytes = image.read_some(at, end)?;
+    let name = std::str::from_utf8(bytes.get(used..end)?).ok()?;
+    let name = if flags & EXTRA_STAR != 0 { name.strip_prefix('*').unwrap_or(name) } else { name };
+    Some(TypeName { name: name.to_owned(), kind })
+}
+
+/// Where a name begins behind its flags and its length, and how long it is.
+fn length(bytes: &[u8]) -> Option<(usize, usize)> {
     let (mut len, mut used) = (0_usize, 1);
     for shift in (0..21).step_by(7) {
         let byte = *bytes.get(used)?;
@@ -68,10 +78,5 @@ pub(super) fn type_name(image: &Image, types: u64, address: u64) -> Option<TypeN
             break;
         }
     }
-    if len > MAX_NAME {
-        return None;
-    }
-    let name = std::str::from_utf8(bytes.get(used..used.checked_add(len)?)?).ok()?;
-    let name = if flags & EXTRA_STAR != 0 { name.strip_prefix('*').unwrap_or(name) } else { name };
-    Some(TypeName { name: name.to_owned(), kind })
+    (len <= MAX_NAME).then_some((used, len))
 }

@@ -24,7 +24,7 @@ fn find(context: &Context<'_>) -> Option<Finding> {
         let words = context.wait_reason(seen.wait_reason);
         if !matches!(seen.status, Status::Waiting | Status::Leaked) || !WaitClass::of(words).is_blocking() {
             // This one waits for signals of the operating system in every program that asks for them.
-            if context.binary.function_name(tracked.startpc) == Some("os/signal.loop") {
+            if context.binary.function_name(tracked.startpc).as_deref() == Some("os/signal.loop") {
                 continue;
             }
             return None;

@@ -43,7 +43,7 @@ pub fn crash_text(binary: &GoBinary, record: &CrashRecord) -> Option<String> {
         }
         CrashText::HeaderInFile { address } => binary.image().read_go_string(*address, LIMIT)?,
     };
-    Some(printable(&String::from_utf8_lossy(bytes)))
+    Some(printable(&String::from_utf8_lossy(&bytes)))
 }
 
 /// The type of the value that a panic began with, escaped: the fatal step has only its text.

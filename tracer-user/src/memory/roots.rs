@@ -33,7 +33,11 @@ const SPECIAL: usize = 64;
 
 /// Frame maps by address, each looked up once.
 #[derive(Debug, Default)]
-pub(super) struct FrameMaps(HashMap<u64, Option<Arc<FrameMap>>>);
+pub(super) struct FrameMaps {
+    maps: HashMap<u64, Option<Arc<FrameMap>>>,
+    /// By place: whether it is in a frame of which the maps do not tell.
+    untold: HashMap<u64, bool>,
+}
 
 /// Why the roots can't be told.
 pub(super) type Missing = &'static str;
@@ -248,7 +252,7 @@ impl<R: Reader> Runtime<'_, R> {
         let mut words = Vec::new();
         let mut objects: Vec<(u64, u64)> = Vec::new();
         let (last, inner) = frames.split_last()?;
-        if inner.iter().chain([last]).any(|frame| self.has_no_map(frame.pc)) {
+        if inner.iter().chain([last]).any(|frame| maps.does_not_tell(self, frame.pc)) {
             return None;
         }
         for frame in inner {
@@ -308,21 +312,26 @@ impl<R: Reader> Runtime<'_, R> {
         }
         Some(words)
     }
-
-    /// Frames of which the compiler's maps do not tell: those that a signal interrupted, and what reflect made.
-    fn has_no_map(&self, pc: Pc) -> bool {
-        self.binary.function_name(pc.address).is_none_or(|name| {
-            name.starts_with("runtime.asyncPreempt")
-                || name.starts_with("runtime.debugCall")
-                || matches!(name, "runtime.sigpanic" | "reflect.makeFuncStub" | "reflect.methodValueCall")
-        })
-    }
 }
 
 impl FrameMaps {
+    /// Frames of which the compiler's maps do not tell: those that a signal interrupted, and what reflect made.
+    fn does_not_tell<R: Reader>(&mut self, runtime: &Runtime<'_, R>, pc: Pc) -> bool {
+        *self.untold.entry(pc.address).or_insert_with(|| {
+            runtime.binary.function_name(pc.address).is_none_or(|name| {
+                name.starts_with("runtime.asyncPreempt")
+                    || name.starts_with("runtime.debugCall")
+                    || matches!(
+                        &*name,
+                        "runtime.sigpanic" | "reflect.makeFuncStub" | "reflect.methodValueCall"
+                    )
+            })
+        })
+    }
+
     fn find<R: Reader>(&mut self, runtime: &Runtime<'_, R>, pc: Pc) -> Option<Arc<FrameMap>> {
         let binary = runtime.binary;
-        self.0
+        self.maps
             .entry(pc.address)
             .or_insert_with(|| binary.symbols().frame_map(binary.image(), pc.address).map(Arc::new))
             .clone()

@@ -331,7 +331,7 @@ impl<R: Reader> Runtime<'_, R> {
         let layout = &self.binary.layout().g;
         let startpc = u64_at(g, layout.startpc).wrapping_sub(self.bias);
         let calls_back = self.binary.function_name(startpc).is_some_and(|name| {
-            matches!(name, "runtime.runfinq" | "runtime.runFinalizers" | "runtime.runCleanups")
+            matches!(&*name, "runtime.runfinq" | "runtime.runFinalizers" | "runtime.runCleanups")
         });
         let reason = self.wait_reason(u8_at(g, layout.waitreason));
         calls_back && self.status(g).is_parked() && !matches!(reason, "finalizer wait" | "cleanup wait")
@@ -458,7 +458,7 @@ impl SystemStarts {
         *self.0.entry(startpc).or_insert_with(|| {
             runtime.binary.function_name(startpc).is_some_and(|name| {
                 let own = ["runtime.main", "runtime.handleAsyncEvent", "runtime.corostart"];
-                name.starts_with("runtime.") && !own.contains(&name)
+                name.starts_with("runtime.") && !own.contains(&&*name)
             })
         })
     }

@@ -340,7 +340,7 @@ impl<'a> Unwinder<'a> {
             if self.advance(&mut cursor, copy).is_some() {
                 return None;
             }
-            if wanted(name) {
+            if wanted(&name) {
                 // The caller may be the outermost frame, or end beyond the copy.
                 self.advance(&mut cursor, copy);
                 return Some(start..cursor.sp.min(copy.end()));
@@ -413,9 +413,9 @@ impl<'a> Unwinder<'a> {
             frame_size: symbols.frame_size_within(image, address, &self.steps)?,
             at_entry: function.entry == address,
             top: symbols.is_top(image, function),
-            role: Role::of(name),
+            role: Role::of(&name),
             arguments: symbols.argument_bytes(image, function),
-            interrupts: matches!(name, "runtime.asyncPreempt" | "runtime.sigpanic"),
+            interrupts: matches!(&*name, "runtime.asyncPreempt" | "runtime.sigpanic"),
         })
     }
 }

@@ -1,7 +1,8 @@
-//! Executables and debug files, read whole: a mapped one would kill us if somebody cut it short meanwhile.
+//! Executables and debug files, read and never mapped: a mapped one would kill us if somebody cut it short meanwhile.
 
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,7 +15,60 @@ use super::identity::MAX_EXECUTABLE;
 /// # Errors
 /// It can't be read, or is larger (`FileTooLarge`).
 pub fn read_file(path: &Path) -> io::Result<Arc<[u8]>> {
-    read(open_file(path)?)
+    read(&open_file(path)?)
+}
+
+/// A file that is held open after it was read, to read parts of it again.
+#[derive(Debug)]
+pub struct HeldFile {
+    file: File,
+    stamp: Stamp,
+}
+
+/// Size and time of the last change, in seconds and nanoseconds. Who gives it another name or another owner leaves
+/// these alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp(u64, i64, i64);
+
+impl Stamp {
+    fn of(file: &File) -> io::Result<Self> {
+        let meta = file.metadata()?;
+        Ok(Self(meta.size(), meta.mtime(), meta.mtime_nsec()))
+    }
+}
+
+impl HeldFile {
+    /// Holds a file.
+    ///
+    /// # Errors
+    /// The kernel does not tell its size.
+    pub fn new(file: File) -> io::Result<Self> {
+        let stamp = Stamp::of(&file)?;
+        Ok(Self { file, stamp })
+    }
+
+    /// The file.
+    #[must_use]
+    pub const fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Reads it whole: see [`read`].
+    ///
+    /// # Errors
+    /// As [`read`].
+    pub fn read(&self) -> io::Result<Arc<[u8]>> {
+        read(&self.file)
+    }
+
+    /// Fills `into` with the bytes from an offset on. False where they are not there, and where the file was written to
+    /// since it was held: as soon as the process that ran it is gone somebody may write a new program into it.
+    #[must_use]
+    pub fn read_at(&self, offset: u64, into: &mut [u8]) -> bool {
+        let read = self.file.read_exact_at(into, offset).is_ok();
+        // After reading: whoever writes first changes the time, and then the bytes.
+        read && Stamp::of(&self.file).is_ok_and(|now| now == self.stamp)
+    }
 }
 
 /// Opens a file for reading.
@@ -33,14 +87,14 @@ fn read_within(pid: u32, path: &str) -> io::Result<Arc<[u8]>> {
     let root = open(format!("/proc/{pid}/root"), folder, Mode::empty())?;
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-    read(File::from(openat2(root, path.trim_start_matches('/'), flags, Mode::empty(), resolve)?))
+    read(&File::from(openat2(root, path.trim_start_matches('/'), flags, Mode::empty(), resolve)?))
 }
 
-/// Reads an open file whole, from where it stands, if it is one of at most [`MAX_EXECUTABLE`] bytes.
+/// Reads an open file whole, if it is one of at most [`MAX_EXECUTABLE`] bytes.
 ///
 /// # Errors
 /// It can't be read, is no regular file, or is larger (`FileTooLarge`).
-pub fn read(mut file: File) -> io::Result<Arc<[u8]>> {
+pub fn read(file: &File) -> io::Result<Arc<[u8]>> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
         let what = if metadata.is_dir() { "it is a directory" } else { "it is a pipe, a device or a socket" };
@@ -56,7 +110,7 @@ pub fn read(mut file: File) -> io::Result<Arc<[u8]>> {
     let mut bytes: Arc<[u8]> = std::iter::repeat_n(0, usize::try_from(size).unwrap_or_default()).collect();
     let mut len = 0;
     while let Some(rest) = Arc::get_mut(&mut bytes).and_then(|b| b.get_mut(len..)).filter(|b| !b.is_empty()) {
-        match file.read(rest) {
+        match file.read_at(rest, len as u64) {
             Ok(0) => break,
             Ok(read) => len += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

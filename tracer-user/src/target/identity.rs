@@ -9,7 +9,7 @@ use procfs::ProcError;
 use procfs::process::Process;
 
 use super::address_space::AddressSpace;
-use super::files::read_file;
+use super::files::{HeldFile, open_file};
 
 /// The process flag of kernel threads (`include/linux/sched.h`).
 const PF_KTHREAD: u32 = 0x0020_0000;
@@ -156,12 +156,19 @@ impl Target {
         PathBuf::from(format!("/proc/{}/exe", self.pid()))
     }
 
-    /// Reads the executable whole. Reading, not mapping: a file that is truncated meanwhile then gives an
-    /// error instead of a signal.
+    /// Reads the executable whole.
     ///
     /// # Errors
     /// [`TargetError`], by what the kernel said.
     pub fn read_executable(&self) -> Result<Arc<[u8]>, TargetError> {
+        self.hold_executable().map(|(bytes, _)| bytes)
+    }
+
+    /// Reads the executable whole, and holds it.
+    ///
+    /// # Errors
+    /// As [`Self::read_executable`].
+    pub fn hold_executable(&self) -> Result<(Arc<[u8]>, HeldFile), TargetError> {
         let pid = self.pid();
         let io = |source: std::io::Error| match source.kind() {
             std::io::ErrorKind::PermissionDenied => TargetError::NotPermitted { pid, what: "its executable" },
@@ -169,7 +176,8 @@ impl Target {
             std::io::ErrorKind::FileTooLarge => TargetError::TooLarge { pid },
             _ => TargetError::Io { pid, what: "its executable", source },
         };
-        read_file(&self.exe_path()).map_err(io)
+        let held = open_file(&self.exe_path()).and_then(HeldFile::new).map_err(io)?;
+        Ok((held.read().map_err(io)?, held))
     }
 
     /// Holds what the process runs in now, which costs a descriptor: [`Self::look`] then knows each exec. Not permitted is

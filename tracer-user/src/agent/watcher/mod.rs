@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tracer_ebpf::{TIER_SYSCALLS, TIER_T1, TIER_T2, TIER_T3};
 
 pub use self::types::{Ended, Notice, Options, Summary, SwitchesFor, WatchError};
-use super::executable::understand;
+use super::executable::understand_and_hold;
 use super::first::{Begun, First};
 use super::governor::{self, Running, Subject};
 use super::idle::Idle;
@@ -75,7 +75,7 @@ impl Watcher {
         let target = target.hold();
         // Meanwhile, as nothing else waits for it.
         let endings = std::thread::spawn(|| Endings::attach(1));
-        let binary = understand(&target)?;
+        let (binary, file) = understand_and_hold(&target)?;
         let watch = Watch::new(target.pid())?;
         let runtime = Runtime::open(&target, &binary)?;
         let bias = runtime.bias();
@@ -99,8 +99,7 @@ impl Watcher {
         let lifetimes = probes.tiers & TIER_T2 != 0 && plan.is_whole(TIER_T2);
         let first = First::measure(&runtime, &begun, options.budget);
         probes.first_lease = first.lease();
-        // Copied before the probes are on: what takes time after that is at the cost of the process.
-        let lean = Arc::new(binary.without_code());
+        let lean = Arc::new(binary.reread_from(move |at, into| file.read_at(at, into)));
         let (mut session, stream, switches) = Session::attach(&target, &binary, bias, plan, probes)?;
         let governor = Running::start(Subject {
             alarm: session.take_alarm(),

@@ -81,7 +81,7 @@ impl<'a> Code<'a> {
     /// The code of a function, if the file holds it.
     pub(super) fn of(image: &'a Image, function: Function) -> Option<Self> {
         let len = function.end.checked_sub(function.entry).filter(|len| *len <= MAX_FUNCTION)?;
-        let bytes = image.read(function.entry, usize::try_from(len).ok()?)?;
+        let bytes = image.read_whole(function.entry, usize::try_from(len).ok()?)?;
         Some(Self { bytes, address: function.entry, architecture: image.architecture() })
     }
 

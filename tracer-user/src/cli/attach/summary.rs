@@ -80,6 +80,7 @@ impl Attach<'_> {
                     "model": process.dropped + process.groups.dropped + process.goroutines.untracked,
                     "remembered_pauses": process.stw.forgotten(),
                     "remembered_cycles": process.gc.forgotten(),
+                    "executable_pages": self.watcher.binary().image().unread(),
                 },
                 "switches": self.switches(summary).map(|told| told.to_json()),
                 "system_calls": self.system_calls(summary).map(|told| told.to_json()),
@@ -288,6 +289,12 @@ impl Attach<'_> {
         if dropped != 0 {
             outln!(
                 "  {dropped} older panics, tuning calls, cycles, pauses or groups are in the counts above but no longer kept one by one"
+            );
+        }
+        let unread = self.watcher.binary().image().unread();
+        if unread != 0 {
+            outln!(
+                "  {unread} looks into the executable failed, as it was written to since or can't be read any more: places without a name are of those"
             );
         }
         if let Some(text) = self.export.state_text() {
