@@ -1,4 +1,4 @@
-//! Wakes the governor when the second tier is hit often: what a target loses before somebody looks is bounded by hits then,
+//! Wakes the governor when the first two tiers are hit often: what a target loses before somebody looks is bounded by hits then,
 //! and not by time.
 
 use aya_ebpf::macros::map;
@@ -20,8 +20,19 @@ const WAKE: u64 = 2;
 /// Tells of a hit that was just counted, if it is one to tell of.
 #[inline(always)]
 pub fn tell(counters: Counters) {
+    tell_each(counters, 0);
+}
+
+/// The same for hits that cost up to ten times as much, as a stack goes with them.
+#[inline(always)]
+pub fn tell_dear(counters: Counters) {
+    tell_each(counters, 3);
+}
+
+#[inline(always)]
+fn tell_each(counters: Counters, shift: u32) {
     // SAFETY: a constant that the loader may have changed before the programs were loaded.
-    let mask = unsafe { core::ptr::read_volatile(&raw const ALARM_MASK) };
+    let mask = unsafe { core::ptr::read_volatile(&raw const ALARM_MASK) } >> shift;
     let hits = counters.hits();
     if hits & mask == 0 {
         let _ = ALARMS.output(&hits, WAKE);

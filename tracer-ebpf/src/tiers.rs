@@ -57,6 +57,7 @@ pub fn filter(ctx: &ProbeContext, tier: u32) -> Option<Hit> {
 #[inline(always)]
 pub fn rare(ctx: &ProbeContext) {
     let Some(Hit { config, counters, header, cookie: _ }) = filter(ctx, TIER_T1) else { return };
+    alarms::tell_dear(counters);
     let registers = registers(ctx);
     let current = current(&registers, header.tid, config, &UserMemory);
     let header =

@@ -9,8 +9,10 @@ use super::step::Step;
 use super::tier::numbers;
 
 const SECOND: f64 = 1e9;
-/// How long rates are gathered before they are judged, ns.
+/// How long rates are gathered before they are judged, ns, where it is not certain before what will be found.
 const GATHER: u64 = 200_000_000;
+/// How long it takes until probes have gone that are to be taken off, ns: the rest is linked anew.
+const GOES_WITHIN: f64 = 0.05 * SECOND;
 /// How long a probe that was taken off stays off at first, ns; twice as long each time.
 const BACK_AFTER: u64 = 30_000_000_000;
 /// And at most.
@@ -34,8 +36,16 @@ pub(super) struct Rare {
 impl Rare {
     /// Takes in what happened since the last look: hits and cost by probe.
     pub(super) fn pass(&mut self, took: u64, hits: &[(Probe, u64, u64)]) {
+        // What came before the first look came in a time that is not known.
+        if took == 0 {
+            return;
+        }
         self.gathered += took;
         for &(probe, more, cost) in hits {
+            // Until it has gone, which was decided already.
+            if self.out.get(&probe).is_some_and(|out| !out.back) {
+                continue;
+            }
             let sum = self.spent.entry(probe).or_default();
             *sum = (sum.0 + more, sum.1 + cost);
         }
@@ -55,20 +65,23 @@ impl Rare {
         if !back.is_empty() {
             steps.push(Step::PutBack { probes: back });
         }
-        if self.gathered < GATHER {
+        let limit = purse.income() / 2.0;
+        let so_far = self.spent.values().map(|(_, cost)| *cost).sum::<u64>() as f64;
+        // Nothing that is still to come would bring it below the limit.
+        let certain = so_far > limit * GATHER as f64 / SECOND;
+        let seconds = self.gathered as f64 / SECOND;
+        let (whole, until_gone) = (so_far / seconds, so_far / seconds * GOES_WITHIN / SECOND);
+        let is_early = self.gathered < GATHER;
+        if self.gathered == 0 || is_early && (!certain || purse.left() >= until_gone) {
             return;
         }
-        let seconds = self.gathered as f64 / SECOND;
         let mut spent: Vec<(Probe, (u64, u64))> = self.spent.drain().collect();
         self.gathered = 0;
-        let mut cost: f64 = spent.iter().map(|(_, (_, cost))| *cost as f64).sum::<f64>() / seconds;
-        let limit = purse.income() / 2.0;
-        if purse.left() >= 0.0 || cost <= limit {
+        if purse.left() >= until_gone || whole <= limit {
             return;
         }
         spent.sort_by_key(|(_, (_, cost))| std::cmp::Reverse(*cost));
-        let whole = cost;
-        let (mut probes, mut hits) = (Vec::new(), 0);
+        let (mut probes, mut hits, mut cost) = (Vec::new(), 0, whole);
         for (probe, (count, ns)) in spent {
             if cost <= limit {
                 break;

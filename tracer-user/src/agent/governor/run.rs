@@ -29,7 +29,7 @@ const NEAR: Duration = Duration::from_millis(20);
 const FAR: Duration = Duration::from_millis(50);
 /// How long the rate of a tier counts as new, ns.
 const NEW: u64 = 200_000_000;
-/// How often the rare tier is looked at, ns.
+/// How often the rare tier is looked at, ns, where no alarm tells that it is not rare.
 const RARE: u64 = 200_000_000;
 /// And where nothing has run since, ns.
 const RARE_IDLE: u64 = 2_000_000_000;
@@ -399,7 +399,7 @@ impl Worker {
         self.cpu_begin.get_or_insert(self.cpu);
         let counters = &self.subject.counters;
         hits.extend(self.dear.iter().map(|probe| (*probe, counters.hits(*probe))));
-        if everything || now >= self.rare_ns + RARE {
+        if everything || self.alarmed || now >= self.rare_ns + RARE {
             self.rare_ns = now;
             // Who has not run has hit nothing.
             if everything || self.rare_cpu != Some(self.cpu) {

@@ -473,6 +473,19 @@ fn cost_1_panics_that_are_daily_business_are_taken_off_and_tried_again() {
 }
 
 #[test]
+fn cost_1_a_storm_of_panics_is_over_before_the_budget_of_ten_seconds_is() {
+    for cpus in [0.1, 1.0, 8.0] {
+        let mut world = World::new(&[TIER_T2], true);
+        world.price(10_000);
+        let calm = Load { cpus, lifetimes: 20.0, ..Load::default() };
+        run(&mut world, 1.0, calm);
+        run(&mut world, 9.0, Load { rare: 1e6, ..calm });
+        let (spent, used): (f64, f64) = (world.spent.iter().sum(), world.used.iter().sum());
+        assert!(world.rare_off && spent < SHARE * used, "{spent} of {used} with {cpus} CPUs");
+    }
+}
+
+#[test]
 fn a_keeper_that_fails_is_tried_again_and_not_too_often() {
     let mut world = World::new(&[TIER_T2], true);
     run(&mut world, 1.0, Load { cpus: 0.5, ..Load::default() });

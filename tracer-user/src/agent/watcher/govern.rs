@@ -6,6 +6,10 @@ use super::{Notice, Watcher};
 use crate::agent::governor::{Mode, Step, Stretch};
 use crate::probe::Why;
 
+/// The share of the CPU time from which on it counts that probes go a few hundredths of a second earlier: more than what the
+/// others miss meanwhile.
+const EMERGENCY: f64 = 0.1;
+
 impl Watcher {
     /// Takes in what the governor decided, and does what only the session can.
     pub(super) fn govern(&mut self, notices: &mut Vec<Notice>) {
@@ -22,8 +26,9 @@ impl Watcher {
                     }
                 }
                 Step::Ended(stretch) => self.stretch_ended(stretch),
-                Step::TakeOff { probes, .. } => {
-                    if let Err(error) = self.session.take_off(probes) {
+                Step::TakeOff { probes, numbers } => {
+                    let at_once = numbers.predicted > EMERGENCY;
+                    if let Err(error) = self.session.take_off(probes, at_once) {
                         // The tier is off as a whole then: dearer than wanted in knowledge, not in cost.
                         notices.push(Notice::ProbesLost(error.to_string()));
                         continue;

@@ -39,11 +39,11 @@ const TAKEN_OFF: &str = "taken off: it is hit too often for the budget";
 
 impl Session {
     /// Takes some probes of the rare tier off and leaves the others on. A link can't be changed: it is dropped and made
-    /// anew, and what is hit in between is not seen ([`Self::relinks`]).
+    /// anew, and what is hit in between is not seen ([`Self::relinks`]): shortest where it need not go `at_once`.
     ///
     /// # Errors
     /// [`ProbeError`] if the rest can't be put back; the tier is off then.
-    pub fn take_off(&mut self, probes: &[Probe]) -> Result<(), ProbeError> {
+    pub fn take_off(&mut self, probes: &[Probe], at_once: bool) -> Result<(), ProbeError> {
         if let Owner::Fleet(member) = &self.owner {
             return member.take_off(probes);
         }
@@ -55,10 +55,13 @@ impl Session {
             return Ok(());
         }
         // What takes longest is done while the old one is still there. If it fails, it does once more, and that is told.
-        if let Owner::Alone(alone) = &mut self.owner {
+        let now = monotonic_ns();
+        if at_once {
+            self.links.detach(TIER_T1);
+        } else if let Owner::Alone(alone) = &mut self.owner {
             drop(prepare(&mut alone.ebpf, TIER_T1, self.kind, &Kernel::known(self.kind)));
         }
-        let from_ns = monotonic_ns();
+        let from_ns = if at_once { now } else { monotonic_ns() };
         self.links.detach(TIER_T1);
         let made = self.relink(TIER_T1);
         let failed = made.as_ref().err().map(ToString::to_string);
