@@ -24,14 +24,14 @@ pub(crate) fn check(own: &Value, report: &Report) {
     report.check_nothing_lost().unwrap();
     let told = &report.summary().unwrap()["system_calls"];
     let markers = Markers::of("syscalls").unwrap();
-    for kind in ["nanosleep", "getpgid", "readv"] {
+    for kind in ["nanosleep", "getpgid", "getppid", "readv"] {
         let made = number(&own["calls"], &format!("/{kind}")).unwrap();
         let took = number(&own["took_ns"], &format!("/{kind}")).unwrap();
         let call = array(told, "/by_call").unwrap().iter().find(|call| call["name"] == kind).unwrap();
         assert_eq!(number(call, "/count").unwrap(), made, "{kind}: {own} {told}");
         let total = number(call, "/total_ns").unwrap();
         assert!(total <= took, "{kind}: {total} ns in all of {took} ns");
-        if kind != "getpgid" {
+        if !kind.starts_with("getp") {
             // Next to all of the time is spent in them.
             assert!(total as f64 > 0.5 * took as f64, "{kind}: {total} ns in all of {took} ns");
             let half = number(call, "/p50_ns").unwrap() as f64;

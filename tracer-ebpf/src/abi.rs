@@ -10,7 +10,7 @@ pub use switches::*;
 
 /// Version of everything in this module. A program that finds another version in [`ProcConfig`] ignores
 /// the process and counts the hit as [`ProbeCounters::refused`].
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Name of the hash map `tgid (u32) -> ProcConfig`.
 pub const MAP_PROCESSES: &str = "PROCESSES";
@@ -297,12 +297,14 @@ pub struct ProcConfig {
     pub resumes: [u64; MAX_RESUMES],
     /// Where calls of `gogo` return to that hand over between coroutines; 0 none.
     pub coroutine_calls: [u64; MAX_COROUTINE_CALLS],
+    /// Assembly without a frame that makes system calls: first address in the process and that behind the last; 0 none.
+    pub frameless: [[u64; 2]; MAX_FRAMELESS],
     /// Number of the stretch in which system calls are observed: those begun in another one are not gone on with.
     pub calls_epoch: u32,
     /// Zero.
     pub padding: u32,
 }
-const _: () = assert!(size_of::<ProcConfig>() == 200);
+const _: () = assert!(size_of::<ProcConfig>() == 264);
 
 /// Counters of one probe of one process on one CPU.
 ///

@@ -116,7 +116,17 @@ pub fn in_system_call<M: Memory>(registers: &Registers, config: &ProcConfig, mem
         return None;
     }
     let goid = memory.read_u64(at(g, config.g_goid)).ok()?;
-    Some(Park { goid, reason: 0, pc: registers.pc, bp: registers.bp, flags: 0 })
+    // Its frame pointer is its caller's, whom following that would pass over: as if the caller had made the call.
+    let [a, b, c, d] = config.frameless;
+    let is_in = |[begin, end]: [u64; 2]| registers.pc >= begin && registers.pc < end;
+    let pc = if !(is_in(a) || is_in(b) || is_in(c) || is_in(d)) {
+        registers.pc
+    } else if registers.lr != 0 {
+        registers.lr
+    } else {
+        memory.read_u64(registers.sp).ok()?
+    };
+    Some(Park { goid, reason: 0, pc, bp: registers.bp, flags: 0 })
 }
 
 /// A stack as it is told apart from others.
@@ -322,6 +332,29 @@ mod tests {
         assert_eq!(called(G0, 0x8000), None, "the runtime's own");
         assert_eq!(called(0x77, 0x8000), None, "C code that uses the register");
         assert_eq!((called(G, 0x9000), called(G, 0x6ff8)), (None, None), "C code that does not");
+    }
+
+    #[test]
+    fn a_system_call_of_assembly_without_a_frame_is_its_callers() {
+        let mut memory = parked();
+        let config = ProcConfig {
+            g_stack_lo: 16,
+            g_stack_hi: 8,
+            frameless: [[0xa0, 0xb0], [0, 0], [0xb8, 0xc0], [0, 0]],
+            ..config()
+        };
+        memory.0.extend([(G + 16, 0x7000), (G + 8, 0x9000), (0x8000, 0x1234)]);
+        let place = |pc: u64, lr: u64| {
+            let registers = Registers { g: G, pc, lr, sp: 0x8000, bp: 0x8100, ..Registers::default() };
+            in_system_call(&registers, &config, &memory).map(|park| (park.pc, park.bp))
+        };
+        for pc in [0xa0, 0xaf, 0xb8] {
+            assert_eq!(place(pc, 0), Some((0x1234, 0x8100)), "{pc:#x}");
+            assert_eq!(place(pc, 0x77), Some((0x77, 0x8100)), "{pc:#x} on arm64");
+        }
+        for pc in [0x9f, 0xb0, 0xc0] {
+            assert_eq!(place(pc, 0), Some((pc, 0x8100)), "{pc:#x}");
+        }
     }
 
     #[test]

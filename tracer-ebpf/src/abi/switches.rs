@@ -34,6 +34,9 @@ pub const MAX_SWITCH_FRAMES: usize = 32;
 /// Calls of `gogo` that resume nothing: two in `newstack`, one each in `recovery` and `goschedguarded_m`; room for
 /// copies that the compiler makes.
 pub const MAX_RESUMES: usize = 6;
+/// Ranges of assembly without a frame that makes system calls: that of package syscall and that of x/sys/unix, whose functions
+/// lie one behind the other.
+pub const MAX_FRAMELESS: usize = 4;
 /// Calls of `gogo` in `coroswitch_m`; room for a copy.
 pub const MAX_COROUTINE_CALLS: usize = 2;
 

@@ -19,6 +19,7 @@ mod read;
 mod sites;
 mod stackmap;
 mod symbols;
+mod system_calls;
 mod toolchain;
 mod types;
 pub mod version;

@@ -15,6 +15,7 @@ use super::layout::{self, Layout, LayoutError, LayoutSource};
 use super::locate;
 use super::sites::{self, Plan};
 use super::symbols::{Frame, Function, Symbols};
+use super::system_calls;
 use super::types::{TypeName, type_name};
 use super::version::GoVersion;
 
@@ -301,6 +302,12 @@ impl GoBinary {
     #[must_use]
     pub fn plan(&self, tiers: u32) -> Plan {
         sites::plan(self.image(), self.symbols(), &self.layout, self.build(), tiers)
+    }
+
+    /// Assembly without a frame that makes system calls: first linked addresses and those behind the last.
+    #[must_use]
+    pub fn frameless_system_calls(&self) -> Vec<(u64, u64)> {
+        system_calls::frameless(self.image(), self.symbols())
     }
 
     /// The shapes of the functions that use the layout's fields: see [`layout::witness`].

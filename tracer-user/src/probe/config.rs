@@ -1,7 +1,10 @@
 //! What the programs are told of a process.
 
 use bytemuck::Pod;
-use tracer_ebpf::{ABI_VERSION, CONFIG_CAPTURE_TEXT, CONFIG_SUM_SWITCHES, NO_OFFSET, ProcConfig};
+use tracer_ebpf::{
+    ABI_VERSION, CONFIG_CAPTURE_TEXT, CONFIG_SUM_SWITCHES, MAX_FRAMELESS, NO_OFFSET, ProcConfig,
+    TIER_SYSCALLS,
+};
 
 use super::options::{Options, SwitchMode};
 use crate::binary::{GoBinary, Plan};
@@ -64,6 +67,11 @@ pub(super) fn config(binary: &GoBinary, plan: &Plan, bias: u64, slot: u32, optio
         switches_until_ns: 0,
         resumes: in_process(&plan.resumes, bias),
         coroutine_calls: in_process(&plan.coroutine_calls, bias),
+        frameless: if options.tiers & TIER_SYSCALLS == 0 {
+            [[0; 2]; MAX_FRAMELESS]
+        } else {
+            frameless(binary, bias)
+        },
         calls_epoch: 0,
         padding: 0,
     }
@@ -77,8 +85,18 @@ pub(super) fn for_process(linked: ProcConfig, bias: u64, slot: u32) -> ProcConfi
         systemstack_switch: moved(linked.systemstack_switch),
         resumes: linked.resumes.map(moved),
         coroutine_calls: linked.coroutine_calls.map(moved),
+        frameless: linked.frameless.map(|range| range.map(moved)),
         ..linked
     }
+}
+
+/// What is behind the last that there is room for is as it would be without.
+fn frameless<const N: usize>(binary: &GoBinary, bias: u64) -> [[u64; 2]; N] {
+    let mut found = [[0; 2]; N];
+    for (into, (begin, end)) in found.iter_mut().zip(binary.frameless_system_calls()) {
+        *into = [begin, end].map(|address| address.wrapping_add(bias));
+    }
+    found
 }
 
 /// Where linked addresses are in the process; zeros behind them.
