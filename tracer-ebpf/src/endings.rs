@@ -73,16 +73,29 @@ pub fn signal(ctx: &RawTracePointContext) {
         return;
     }
     let Some(tgid) = read::<u32>(ctx.arg::<u64>(2).wrapping_add(offsets().task_tgid)) else { return };
-    if !lives(tgid) {
-        return;
-    }
     let code = match ctx.arg::<u64>(1) {
         0 => 0,
         BY_KERNEL => SI_KERNEL,
         info => read::<i32>(info.wrapping_add(SI_CODE)).unwrap_or(0),
     };
-    let (sender, now) = ((bpf_get_current_pid_tgid() >> 32) as u32, now_ns());
+    let sender = (bpf_get_current_pid_tgid() >> 32) as u32;
     let key = EndingKey { tgid, signal };
+    // A program may have a fault, or write to what nobody reads, all the time: only the time is new then.
+    if sender == tgid
+        && let Some(last) = ENDINGS.get_ptr_mut(&key)
+    {
+        // SAFETY: the kernel keeps the memory of map values valid for the length of a program run. Threads that write at
+        // the same time all write a time that is right, as each is one word.
+        let last = unsafe { &mut *last };
+        if last.sender == tgid && last.code == code {
+            last.time_ns = now_ns();
+            return;
+        }
+    }
+    if !lives(tgid) {
+        return;
+    }
+    let now = now_ns();
     // Go's runtime handles what was sent and then sends itself the same (runtime/signal_unix.go, `dieFromSignal`): who was
     // the first is what counts, if that was for this.
     if sender == tgid

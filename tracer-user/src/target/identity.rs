@@ -193,10 +193,11 @@ impl Target {
     /// stopped. `None` if it is gone.
     #[must_use]
     pub fn look(&self) -> Option<Look> {
+        // First: who ends lets go of its address space before that is seen, and has no stack by then.
+        let left = self.address_space.as_ref().is_some_and(AddressSpace::is_left);
         let stat = Process::new(i32::try_from(self.pid()).ok()?).ok()?.stat().ok()?;
         // A zombie has no stack any more.
         let zombie = stat.state == 'Z' || stat.startstack == 0;
-        let left = self.address_space.as_ref().is_some_and(AddressSpace::is_left);
         let same = stat.starttime == self.identity.start_ticks
             && (zombie || stat.startstack == self.start_stack && !left);
         Some(Look { same_program: same, stopped: matches!(stat.state, 'T' | 't') })

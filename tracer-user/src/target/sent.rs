@@ -4,6 +4,9 @@ use tracer_ebpf::ANSWERED_WITHIN;
 
 use super::exit::{Exit, signal_name};
 
+/// How long the runtime may take to print all goroutines, ns.
+const ABORTED_WITHIN: u64 = 5_000_000_000;
+
 /// Who sent a signal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Sender {
@@ -56,7 +59,15 @@ impl Sent {
         match exit {
             Exit::Signal(signal) => sent.iter().rfind(|one| one.signal == signal),
             Exit::Code(_) => {
-                sent.iter().rfind(|one| one.asks() && now_ns.saturating_sub(one.at_ns) < ANSWERED_WITHIN)
+                let asked = |one: &&Self| one.asks() && now_ns.saturating_sub(one.at_ns) < ANSWERED_WITHIN;
+                // `abort` of C code, which the runtime handles: it prints what it was, and exits.
+                let aborted = |one: &&Self| {
+                    exit == Exit::Code(2)
+                        && one.signal == libc::SIGABRT
+                        && one.by == Sender::Itself
+                        && now_ns.saturating_sub(one.at_ns) < ABORTED_WITHIN
+                };
+                sent.iter().rfind(|one| asked(one) || aborted(one))
             }
             Exit::Exec | Exit::Unknown => None,
         }
@@ -121,6 +132,8 @@ mod tests {
         assert_eq!(behind(Exit::Code(0), 40), Some(libc::SIGTERM));
         assert_eq!(behind(Exit::Code(0), ANSWERED_WITHIN + 11), None);
         assert_eq!(behind(Exit::Unknown, 40), None);
+        assert_eq!(behind(Exit::Code(2), 40), Some(libc::SIGABRT));
+        assert_eq!(behind(Exit::Code(2), ABORTED_WITHIN + 40), Some(libc::SIGTERM));
         let interrupted = [sent(libc::SIGINT, 10, Sender::Kernel { out_of_memory: false })];
         assert_eq!(Sent::behind(Exit::Code(1), 40, &interrupted), interrupted.first());
         assert_eq!(signals[0].describe(Exit::Code(1), 40), "after SIGTERM, sent by process 7 (sh)");
