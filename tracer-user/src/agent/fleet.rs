@@ -12,7 +12,9 @@ use super::watcher::{Options, WatchError, Watcher};
 use crate::binary::{CallSite, GoBinary};
 use crate::memory::{Runtime, monotonic_ns};
 use crate::probe::{self, Detacher, Endings, Execs, Gate, ProbeError};
-use crate::target::{Guard, HeldFile, Target, TargetError, debug_file, open_file, process_ids};
+use crate::target::{
+    Guard, HeldFile, Target, TargetError, check_regular, debug_file, open_file, process_ids,
+};
 
 /// How long a process that has just begun may take until its runtime can be read, ns, before somebody is told that it is
 /// not watched; it is tried again at each search.
@@ -96,6 +98,22 @@ fn advice(why: &std::io::Error) -> &'static str {
     }
 }
 
+/// A path that goes on naming what is at the place of a file: the link of a process goes with it, and what it leads to is a
+/// path that the process sees, which may see other files than we do.
+fn lasting(path: &Path) -> PathBuf {
+    let Some((process, link)) = path.parent().zip(fs::read_link(path).ok()) else { return path.to_owned() };
+    let Some(inside) = link.strip_prefix("/").ok().filter(|_| path.starts_with("/proc")) else {
+        return path.to_owned();
+    };
+    let seen = process.join("root").join(inside);
+    // Its own name is the better one where both see the same.
+    let same = |one: &Path, other: &Path| {
+        let id = |path: &Path| fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino()));
+        id(one).is_some_and(|one| Some(one) == id(other))
+    };
+    if same(&link, path) { link } else { seen }
+}
+
 /// The processes of one executable.
 #[derive(Debug)]
 pub struct Fleet {
@@ -136,6 +154,7 @@ impl Fleet {
         // Open before it is read: whatever is put in its place meanwhile is another file. And guarded before it is read:
         // what is understood is what the probes are put into.
         let file = open_file(path).map_err(failed)?;
+        check_regular(&file).map_err(failed)?;
         let (detacher, gate) = (Detacher::default(), Gate::default());
         let (closes, waits) = (detacher.clone(), Arc::clone(&gate));
         let make_way = move || {
@@ -180,10 +199,7 @@ impl Fleet {
             missed: Missed::default(),
             next_search: Instant::now(),
             // That of a process goes with it.
-            path: fs::read_link(path)
-                .ok()
-                .filter(|_| path.starts_with("/proc"))
-                .or_else(|| Some(path.to_owned())),
+            path: Some(lasting(path)),
             replaced: false,
             guard,
         })

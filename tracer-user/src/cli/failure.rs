@@ -101,6 +101,11 @@ impl From<WatchError> for Failure {
 impl From<FleetError> for Failure {
     fn from(error: FleetError) -> Self {
         match error {
+            FleetError::File { ref source, .. } | FleetError::NoLease { ref source, .. }
+                if source.kind() == std::io::ErrorKind::PermissionDenied =>
+            {
+                Self::new(NOT_PERMITTED, error.to_string())
+            }
             FleetError::File { .. } | FleetError::Written { .. } => Self::new(BACKEND, error.to_string()),
             FleetError::NoLease { .. } => Self::new(UNSUPPORTED, error.to_string()),
             FleetError::Watch(e) => e.into(),

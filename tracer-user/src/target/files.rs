@@ -90,17 +90,25 @@ fn read_within(pid: u32, path: &str) -> io::Result<Arc<[u8]>> {
     read(&File::from(openat2(root, path.trim_start_matches('/'), flags, Mode::empty(), resolve)?))
 }
 
+/// What is known of an open file, if it is a regular one.
+///
+/// # Errors
+/// It is none, or the kernel does not tell.
+pub fn check_regular(file: &File) -> io::Result<fs::Metadata> {
+    let metadata = file.metadata()?;
+    if metadata.is_file() {
+        return Ok(metadata);
+    }
+    let what = if metadata.is_dir() { "it is a directory" } else { "it is a pipe, a device or a socket" };
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{what}, no file")))
+}
+
 /// Reads an open file whole, if it is one of at most [`MAX_EXECUTABLE`] bytes.
 ///
 /// # Errors
 /// It can't be read, is no regular file, or is larger (`FileTooLarge`).
 pub fn read(file: &File) -> io::Result<Arc<[u8]>> {
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        let what = if metadata.is_dir() { "it is a directory" } else { "it is a pipe, a device or a socket" };
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{what}, no file")));
-    }
-    let size = metadata.len();
+    let size = check_regular(file)?.len();
     if size > MAX_EXECUTABLE {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
