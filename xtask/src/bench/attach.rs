@@ -176,7 +176,7 @@ fn markdown(rows: &[Row], machine: &Machine, arguments: &Arguments) -> String {
          is from the begin of the attach to the last probe in place, *gone in* from Ctrl-C to the last probe gone: the median, \
          the least and the most. *gotrail's CPU* is the processor time until it is at work, and then its share of one processor. \
          *Its memory* is what was resident at the end, of which some 17 MiB are its own program; *at most*, what was resident \
-         while it read the program's file, which it reads whole and then keeps without code and DWARF.\n\n{}.\n\n{}",
+         while it read the program's file, which it reads whole and then lets go of.\n\n{}.\n\n{}",
         machine.text(),
         table(rows)
     )
