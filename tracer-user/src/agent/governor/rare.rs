@@ -70,7 +70,9 @@ impl Rare {
         // Nothing that is still to come would bring it below the limit.
         let certain = so_far > limit * GATHER as f64 / SECOND;
         let seconds = self.gathered as f64 / SECOND;
-        let (whole, until_gone) = (so_far / seconds, so_far / seconds * GOES_WITHIN / SECOND);
+        let whole = so_far / seconds;
+        // Half of what can be saved up is there for a short burst, which may be what somebody is looking for.
+        let until_gone = (whole * GOES_WITHIN / SECOND).min(purse.cap() / 2.0);
         let is_early = self.gathered < GATHER;
         if self.gathered == 0 || is_early && (!certain || purse.left() >= until_gone) {
             return;

@@ -486,6 +486,18 @@ fn cost_1_a_storm_of_panics_is_over_before_the_budget_of_ten_seconds_is() {
 }
 
 #[test]
+fn a_short_burst_of_panics_in_an_idle_process_is_seen_to_its_end() {
+    let mut world = World::new(&[TIER_T2], true);
+    world.price(10_000);
+    let idle = Load { cpus: 0.001, ..Load::default() };
+    run(&mut world, 5.0, idle);
+    let before = world.rare;
+    run(&mut world, 0.005, Load { cpus: 1.0, rare: 20_000.0, ..idle });
+    run(&mut world, 5.0, idle);
+    assert!(world.rare - before > 64.0 && !world.rare_off, "{} panics", world.rare - before);
+}
+
+#[test]
 fn a_keeper_that_fails_is_tried_again_and_not_too_often() {
     let mut world = World::new(&[TIER_T2], true);
     run(&mut world, 1.0, Load { cpus: 0.5, ..Load::default() });
