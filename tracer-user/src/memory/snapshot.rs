@@ -193,7 +193,7 @@ impl<R: Reader> Runtime<'_, R> {
 
     /// Reads the stacks of some goroutines, checks that none changed meanwhile, and reads those that did
     /// once more. So it does with a stack that leads nowhere: a goroutine that ran and parks again at the same place may
-    /// look as before, as `g.trackingSeq` has 8 bits (runtime/runtime2.go).
+    /// look as before, as `g.trackingSeq` has 8 bits (runtime/runtime2.go). One that is the same both times leads nowhere.
     fn read_chunk(
         &self,
         raws: &[RawG<'_>],
@@ -201,7 +201,7 @@ impl<R: Reader> Runtime<'_, R> {
         [first, second]: &mut [Pass; 2],
     ) -> Result<(), RuntimeError> {
         let (stacks, draft) = self.pass(raws, reading, first)?;
-        let (mut changed, mut unchanged) = (Vec::new(), Vec::new());
+        let (mut changed, mut lost, mut unchanged) = (Vec::new(), Vec::new(), Vec::new());
         for (index, ((raw, stack), now)) in raws.iter().zip(stacks).zip(first.again.parts()).enumerate() {
             match now {
                 Some(now) if !stack.lost && self.is_same(raw, now, reading.want) => {
@@ -209,6 +209,7 @@ impl<R: Reader> Runtime<'_, R> {
                 }
                 Some(now) if self.status(now).is_alive() => {
                     changed.push(RawG { address: raw.address, bytes: now });
+                    lost.push(stack.lost.then_some(stack.stack));
                 }
                 _ => {}
             }
@@ -219,9 +220,10 @@ impl<R: Reader> Runtime<'_, R> {
         }
         let (stacks, draft) = self.pass(&changed, reading, second)?;
         unchanged.clear();
-        let again = changed.iter().zip(stacks).zip(second.again.parts());
-        for (index, ((raw, stack), now)) in again.enumerate() {
-            let whole = now.is_some_and(|now| self.is_same(raw, now, reading.want));
+        let again = changed.iter().zip(stacks).zip(lost).zip(second.again.parts());
+        for (index, (((raw, stack), before), now)) in again.enumerate() {
+            let is_true = !stack.lost || before.as_ref() == Some(&stack.stack);
+            let whole = is_true && now.is_some_and(|now| self.is_same(raw, now, reading.want));
             let stack = if whole { stack.stack } else { reading.unwinder.no_stack() };
             let goid = reading.add(self, raw, stack, !whole);
             if whole {
