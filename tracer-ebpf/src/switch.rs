@@ -124,7 +124,8 @@ pub fn in_system_call<M: Memory>(registers: &Registers, config: &ProcConfig, mem
     } else if registers.lr != 0 {
         registers.lr
     } else {
-        memory.read_u64(registers.sp).ok()?
+        // A call is no less a goroutine's where its caller can't be read.
+        memory.read_u64(registers.sp).unwrap_or(registers.pc)
     };
     Some(Park { goid, reason: 0, pc, bp: registers.bp, flags: 0 })
 }
@@ -355,6 +356,8 @@ mod tests {
         for pc in [0x9f, 0xb0, 0xc0] {
             assert_eq!(place(pc, 0), Some((pc, 0x8100)), "{pc:#x}");
         }
+        let unread = Registers { g: G, pc: 0xa0, sp: 0x8008, bp: 0x8100, ..Registers::default() };
+        assert_eq!(in_system_call(&unread, &config, &memory).map(|park| park.pc), Some(0xa0));
     }
 
     #[test]

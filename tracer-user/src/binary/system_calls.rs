@@ -22,11 +22,9 @@ const FUNCTIONS: [&str; 8] = [
 pub(super) fn frameless(image: &Image, symbols: &Symbols) -> Vec<(u64, u64)> {
     // In every place: what has a frame in between is followed well there.
     let has_none = |function: &Function| {
-        let places = (function.entry..function.end).step_by(4);
-        places.take_while(|at| symbols.at(*at) == Some(*function)).all(|at| {
-            // Padding is in no table.
-            symbols.frame_size(image, at).is_none_or(|size| size == 0)
-        })
+        // Padding is in no table.
+        let may_have = |at: u64| symbols.frame_size(image, at).is_some_and(|size| size != 0);
+        !(function.entry..function.end).step_by(4).any(may_have)
     };
     let mut found: Vec<(u64, u64)> = symbols
         .find(image, FUNCTIONS)

@@ -47,16 +47,10 @@ impl HeldFile {
         Ok(Self { file, stamp })
     }
 
-    /// The file.
-    #[must_use]
-    pub const fn file(&self) -> &File {
-        &self.file
-    }
-
-    /// Reads it whole: see [`read`].
+    /// Reads it whole, if it is a regular one of at most [`MAX_EXECUTABLE`] bytes.
     ///
     /// # Errors
-    /// As [`read`].
+    /// It can't be read, is no regular file, or is larger (`FileTooLarge`).
     pub fn read(&self) -> io::Result<Arc<[u8]>> {
         read(&self.file)
     }
@@ -107,7 +101,7 @@ pub fn check_regular(file: &File) -> io::Result<fs::Metadata> {
 ///
 /// # Errors
 /// It can't be read, is no regular file, or is larger (`FileTooLarge`).
-pub fn read(file: &File) -> io::Result<Arc<[u8]>> {
+fn read(file: &File) -> io::Result<Arc<[u8]>> {
     let size = check_regular(file)?.len();
     if size > MAX_EXECUTABLE {
         return Err(io::Error::new(

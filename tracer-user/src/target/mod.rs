@@ -27,9 +27,7 @@ pub use core_file::{
 pub use cpu_time::cpu_time_ns;
 pub use descriptors::{Descriptor, Descriptors};
 pub use exit::{Exit, Watch, signal_name};
-pub use files::{
-    HeldFile, check_regular, debug_file, mapped_libraries, open_file, read, read_file, read_library,
-};
+pub use files::{HeldFile, check_regular, debug_file, mapped_libraries, open_file, read_file, read_library};
 pub use guard::Guard;
 pub use identity::{Identity, Look, Target, TargetError, process_ids};
 pub use limits::{CpuLimit, cpu_limit};

@@ -55,14 +55,16 @@ impl Session {
             return Ok(());
         }
         // What takes longest is done while the old one is still there. If it fails, it does once more, and that is told.
-        let now = monotonic_ns();
+        let mut from_ns = monotonic_ns();
         if at_once {
             self.links.detach(TIER_T1);
         } else if let Owner::Alone(alone) = &mut self.owner {
             drop(prepare(&mut alone.ebpf, TIER_T1, self.kind, &Kernel::known(self.kind)));
         }
-        let from_ns = if at_once { now } else { monotonic_ns() };
-        self.links.detach(TIER_T1);
+        if !at_once {
+            from_ns = monotonic_ns();
+            self.links.detach(TIER_T1);
+        }
         let made = self.relink(TIER_T1);
         let failed = made.as_ref().err().map(ToString::to_string);
         let by = self.target.pid();
