@@ -356,7 +356,7 @@ mod tests {
         for pc in [0x9f, 0xb0, 0xc0] {
             assert_eq!(place(pc, 0), Some((pc, 0x8100)), "{pc:#x}");
         }
-        let unread = Registers { g: G, pc: 0xa0, sp: 0x8008, bp: 0x8100, ..Registers::default() };
+        let unread = Registers { g: G, pc: 0xa0, sp: 0x8018, bp: 0x8100, ..Registers::default() };
         assert_eq!(in_system_call(&unread, &config, &memory).map(|park| park.pc), Some(0xa0));
     }
 
