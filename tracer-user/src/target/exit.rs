@@ -42,7 +42,7 @@ impl std::fmt::Display for Exit {
     }
 }
 
-/// The name of a signal, `signal N` for an uncommon one.
+/// The name of a signal that ends a process, `signal N` for another or one without a name (real-time signals).
 #[must_use]
 pub fn signal_name(signal: i32) -> String {
     match signal {
@@ -59,6 +59,16 @@ pub fn signal_name(signal: i32) -> String {
         libc::SIGPIPE => "SIGPIPE".into(),
         libc::SIGTERM => "SIGTERM".into(),
         libc::SIGSYS => "SIGSYS".into(),
+        libc::SIGUSR1 => "SIGUSR1".into(),
+        libc::SIGUSR2 => "SIGUSR2".into(),
+        libc::SIGALRM => "SIGALRM".into(),
+        libc::SIGVTALRM => "SIGVTALRM".into(),
+        libc::SIGPROF => "SIGPROF".into(),
+        libc::SIGSTKFLT => "SIGSTKFLT".into(),
+        libc::SIGIO => "SIGIO".into(),
+        libc::SIGPWR => "SIGPWR".into(),
+        libc::SIGXCPU => "SIGXCPU".into(),
+        libc::SIGXFSZ => "SIGXFSZ".into(),
         other => format!("signal {other}"),
     }
 }
