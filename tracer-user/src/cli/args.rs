@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use gotrail::agent::{Options, Subject, SwitchesFor};
 use gotrail::detect::Thresholds;
 use gotrail::probe::SwitchMode;
@@ -68,9 +68,9 @@ pub(crate) enum SwitchForm {
 }
 
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("watched").args(["pid", "exe"]).required(true))]
 pub(crate) struct AttachArgs {
     /// Process to watch
-    #[arg(required_unless_present = "exe", conflicts_with = "exe")]
     pub(crate) pid: Option<u32>,
     /// Watch every process that runs this executable instead, those that start later too; a PID stands for what it runs.
     /// One set of probes serves them all, so each process of the executable pays for it
@@ -80,7 +80,7 @@ pub(crate) struct AttachArgs {
     #[arg(long, value_name = "NUMBER", default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub(crate) most: u32,
     /// Stop after this long, for example 60s or 5m; without it, at Ctrl-C or when the process ends
-    #[arg(long = "for", value_name = "TIME", value_parser = time)]
+    #[arg(long = "for", value_name = "TIME", value_parser = stretch)]
     pub(crate) duration: Option<Duration>,
     /// Form of the answer
     #[arg(long, value_enum, default_value_t = Format::Human)]
@@ -101,10 +101,10 @@ pub(crate) struct AttachArgs {
     pub(crate) switches_as: SwitchForm,
     /// Observe every system call of goroutines for this long, from attach on: which, where, how long. It makes each system
     /// call of this machine a little slower meanwhile, of whatever process
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = stretch)]
     pub(crate) syscalls: Option<Duration>,
     /// Time between two looks at all goroutines
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = time)]
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = stretch)]
     pub(crate) snapshot_every: Duration,
     /// A stop of the world this long is a finding
     #[arg(long, value_name = "TIME", default_value = "100ms", value_parser = time)]
@@ -185,7 +185,15 @@ impl AttachArgs {
 
 /// A time, or `bursts`.
 fn switches(text: &str) -> Result<SwitchesFor, String> {
-    if text == "bursts" { Ok(SwitchesFor::Bursts) } else { time(text).map(SwitchesFor::Time) }
+    if text == "bursts" { Ok(SwitchesFor::Bursts) } else { stretch(text).map(SwitchesFor::Time) }
+}
+
+/// A time in which something is to happen.
+fn stretch(text: &str) -> Result<Duration, String> {
+    match time(text)? {
+        Duration::ZERO => Err("give a time above 0".to_owned()),
+        time => Ok(time),
+    }
 }
 
 /// `90s`, `5m`, `1m30s`; a number alone is seconds.
@@ -273,10 +281,10 @@ pub(crate) struct StatsArgs {
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub(crate) format: Format,
     /// Look again and again, each second or at this interval, with what happened in between
-    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "1s", value_parser = time)]
+    #[arg(long, value_name = "TIME", num_args = 0..=1, default_missing_value = "1s", value_parser = stretch)]
     pub(crate) watch: Option<Duration>,
     /// With --watch: stop after this long, for example 60s or 5m
-    #[arg(long = "for", value_name = "TIME", value_parser = time)]
+    #[arg(long = "for", value_name = "TIME", value_parser = stretch)]
     pub(crate) duration: Option<Duration>,
 }
 
@@ -302,7 +310,7 @@ pub(crate) struct ProfileArgs {
     #[arg(value_parser = live)]
     pub(crate) pid: u32,
     /// How long, for example 60s or 5m
-    #[arg(long = "for", value_name = "TIME", default_value = "30s", value_parser = time)]
+    #[arg(long = "for", value_name = "TIME", default_value = "30s", value_parser = stretch)]
     pub(crate) duration: Duration,
     /// Form of the answer
     #[arg(long, value_enum, default_value_t = ProfileFormat::Human)]

@@ -132,8 +132,11 @@ fn host(kernel: &Kernel) -> Vec<Check> {
     for (bit, name, purpose) in CAPABILITIES {
         let held = effective.is_some_and(|mask| mask >> bit & 1 == 1);
         let unneeded = name == "CAP_SYS_ADMIN" && kernel.links.is_some_and(|links| links != Links::Single);
-        let detail =
-            if unneeded { "not needed on this kernel".to_owned() } else { format!("needed by {purpose}") };
+        let detail = match (unneeded, held) {
+            (false, _) => format!("needed by {purpose}"),
+            (true, true) => "held; not needed on this kernel".to_owned(),
+            (true, false) => "not held; not needed on this kernel".to_owned(),
+        };
         checks.push(Check::new(name, held || unneeded, detail));
     }
     checks

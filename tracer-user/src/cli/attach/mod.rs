@@ -15,7 +15,7 @@ use gotrail::target::{Exit, Target};
 use gotrail::text::{bytes, duration, printable};
 use serde_json::{Value, json};
 
-use super::args::{AttachArgs, Format};
+use super::args::{AttachArgs, Format, SwitchForm};
 use super::export::Export;
 use super::failure::{BACKEND, Failure};
 use super::signals::{self, Signals};
@@ -249,17 +249,28 @@ impl<'a> Attach<'a> {
                         self.tell_cost();
                     }
                 }
-                Notice::Gap { tier, from_ns, to_ns, why } => self.told(cost::gap(*tier, *from_ns, *to_ns, *why)),
+                Notice::Gap { tier, from_ns, to_ns, why } => {
+                    self.told(cost::gap(*tier, *from_ns, *to_ns, *why));
+                }
                 Notice::Relinked(relink) => {
                     let told = cost::relinked(relink, self.watcher.target().pid());
                     self.told(told);
                 }
-                Notice::Lost(count) => self.note(
-                    "lost",
-                    &format!("{count} events were lost (the ring was full): counts of this moment are too low; --ring-kib makes it larger"),
-                ),
-                Notice::SwitchesEnded => self.note("switches_ended", "switches are no longer observed; the summary tells of them"),
-                Notice::Stopped(true) => self.note("stopped", "the process is stopped (SIGSTOP or a debugger): nothing in it moves"),
+                Notice::Lost(count) => {
+                    // Nothing makes so many as switches, and sums of them need no ring.
+                    let records =
+                        self.args.switches.is_some() && self.args.switches_as == SwitchForm::Records;
+                    let or = if records { ", --switches-as sums does without" } else { "" };
+                    let text = format!(
+                        "{count} events were lost (the ring was full): counts of this moment are too low; --ring-kib makes it larger{or}"
+                    );
+                    self.note("lost", &text);
+                }
+                Notice::SwitchesEnded => {
+                    self.note("switches_ended", "switches are no longer observed; the summary tells of them");
+                }
+                Notice::Stopped(true) => self
+                    .note("stopped", "the process is stopped (SIGSTOP or a debugger): nothing in it moves"),
                 Notice::Stopped(false) => self.note("stopped", "the process goes on"),
                 Notice::ProbesLost(why) => self.note("probes_lost", &format!("probes are off: {why}")),
                 Notice::SnapshotFailed(why) => {
