@@ -19,6 +19,10 @@ const SHARE: f64 = 0.018;
 const NEGLIGIBLE: f64 = 0.001;
 /// The budget is over this much time.
 const TEN_SECONDS: f64 = 10e9;
+/// What of the budget is earned.
+const EARNED: f64 = 0.9;
+/// Of so much time it may be saved up what is earned.
+const SAVED: f64 = 0.5e9;
 /// What a target with 2 Ps can lose on top before gotrail looks the next time, which it does after some thousand hits, and
 /// the probes have gone: 15 ms each, as the machine may be busy.
 const REACTION: f64 = 2.0 * 15e6;
@@ -53,7 +57,9 @@ fn float(value: &Value, field: &str) -> f64 {
     value[field].as_f64().unwrap_or_else(|| panic!("no number {field} in {value}"))
 }
 
-/// The largest excess of the predicted loss over the budget in any ten seconds, as a share of that budget.
+/// The largest excess of the predicted loss over what may be lost in a stretch of up to ten seconds, and the share of the CPU
+/// time that was lost in that stretch. What may be lost is what is earned in it, and what may have been saved up before, half
+/// a second's income (agent/governor/purse.rs): 0.945 of the budget in ten seconds, more than it only in less than 4.5.
 fn worst(report: &Report, share: f64) -> (f64, f64) {
     let rows: Vec<(f64, f64, f64)> = report
         .lines_of("cost")
@@ -62,9 +68,11 @@ fn worst(report: &Report, share: f64) -> (f64, f64) {
     assert!(rows.len() > 8, "{} cost lines", rows.len());
     let mut worst = (f64::MIN, 0.0);
     for (i, first) in rows.iter().enumerate() {
-        for last in rows[i..].iter().take_while(|row| row.0 - first.0 <= TEN_SECONDS) {
+        for last in rows[i + 1..].iter().take_while(|row| row.0 - first.0 <= TEN_SECONDS) {
             let (cpu, lost) = (last.1 - first.1, last.2 - first.2);
-            let allowed = f64::max(share * cpu, NEGLIGIBLE * TEN_SECONDS);
+            let earned = EARNED * share * cpu;
+            let saved = earned * SAVED / f64::max(last.0 - first.0, SAVED);
+            let allowed = f64::max(earned + saved, NEGLIGIBLE * TEN_SECONDS);
             if lost - allowed > worst.0 {
                 worst = (lost - allowed, lost / cpu);
             }
@@ -104,12 +112,12 @@ fn root_cost_1_a_hostile_target_costs_no_more_than_the_budget() {
     let (excess, share) = worst(&report, SHARE);
     let summary = report.summary().unwrap();
     println!(
-        "worst ten seconds: {:.1} ms beyond the budget at {:.2} % of the CPU time; in all {:.2} %",
+        "worst ten seconds: {:.1} ms beyond what may be lost at {:.2} % of the CPU time; in all {:.2} %",
         excess / 1e6,
         share * 100.0,
         float(&summary["cost"], "predicted_share") * 100.0
     );
-    assert!(excess < REACTION, "{:.1} ms beyond the budget in some ten seconds", excess / 1e6);
+    assert!(excess < REACTION, "{:.1} ms beyond what may be lost", excess / 1e6);
     assert!(truth(summary, "/cost/measured").unwrap(), "{}", summary["cost"]);
 
     // The account is exact: hits are delivered or lost, and each fell into a stretch that was told.
@@ -152,8 +160,8 @@ fn root_cost_1_switches_come_in_bursts_that_the_budget_pays_for() {
     tell(&mut target, "end");
     report.check_balance().unwrap();
     let (excess, share) = worst(&report, PERCENT / 100.0);
-    println!("worst ten seconds: {:.1} ms beyond the budget, {:.2} %", excess / 1e6, share * 100.0);
-    assert!(excess < REACTION, "{:.1} ms beyond the budget", excess / 1e6);
+    println!("worst ten seconds: {:.1} ms beyond what may be lost, {:.2} %", excess / 1e6, share * 100.0);
+    assert!(excess < REACTION, "{:.1} ms beyond what may be lost", excess / 1e6);
 
     let summary = report.summary().unwrap();
     let windows: Vec<&Value> = report.lines_of("window").collect();
