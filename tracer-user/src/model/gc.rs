@@ -44,6 +44,8 @@ pub struct GcHistory {
     pub completed: u64,
     /// Of these, forced by the program.
     pub forced: u64,
+    /// Likewise, whose start was not seen, so that what set them off is not known.
+    pub unexplained: u64,
     /// Cycles that started.
     pub started: u64,
     forgotten: u64,
@@ -78,6 +80,7 @@ impl GcHistory {
                 let cycle = GcCycle { end_ns: Some(time_ns), ..self.current.take().unwrap_or_default() };
                 self.completed += 1;
                 self.forced += u64::from(cycle.trigger == Some(GcTrigger::Forced));
+                self.unexplained += u64::from(cycle.trigger.is_none() && cycle.start_ns.is_none());
                 if self.recent.len() == REMEMBERED {
                     self.recent.pop_front();
                     self.forgotten += 1;
@@ -116,7 +119,7 @@ mod tests {
         let cycle = history.apply(30, &EventKind::GcSweep).unwrap();
         assert_eq!(cycle.duration_ns(), Some(20));
         assert_eq!(cycle.heap_marked, Some(60));
-        assert_eq!((history.completed, history.forced), (1, 1));
+        assert_eq!((history.completed, history.forced, history.unexplained), (1, 1, 0));
     }
 
     #[test]
@@ -127,7 +130,7 @@ mod tests {
             history.apply(20, &EventKind::GcMarkEnd { forced: Some(forced) });
             assert_eq!(history.apply(30, &EventKind::GcSweep).unwrap().trigger, expected);
         }
-        assert_eq!(history.forced, 1);
+        assert_eq!((history.forced, history.unexplained), (1, 0));
     }
 
     #[test]
@@ -137,6 +140,7 @@ mod tests {
         let cycle = history.apply(30, &EventKind::GcSweep).unwrap();
         assert_eq!(cycle.start_ns, None);
         assert_eq!(cycle.duration_ns(), None);
+        assert_eq!((history.forced, history.unexplained), (0, 1));
     }
 
     #[test]

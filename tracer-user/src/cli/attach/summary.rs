@@ -55,6 +55,7 @@ impl Attach<'_> {
                 "gc": {
                     "cycles": process.gc.completed,
                     "forced": process.gc.forced,
+                    "unexplained": process.gc.unexplained,
                     "started": process.gc.started,
                 },
                 "stw": { "by_reason": stw, "unpaired": process.stw.unpaired },
@@ -233,7 +234,11 @@ impl Attach<'_> {
             format!("; creations and exits were not all observed, see above{rate}{ids}")
         };
         outln!("  goroutines: {}{share}{lifetimes}", process.goroutines.len());
-        outln!("  gc: {} cycles, {} of them forced", process.gc.completed, process.gc.forced);
+        let unexplained = match process.gc.unexplained {
+            0 => String::new(),
+            count => format!(", {count} whose start was not seen: what set them off is not known"),
+        };
+        outln!("  gc: {} cycles, {} of them forced{unexplained}", process.gc.completed, process.gc.forced);
         for (reason, PauseSum { count, total_ns, longest_ns }) in process.stw.by_reason() {
             outln!(
                 "  stw: {count} x {reason}, {} in all, longest {}",
