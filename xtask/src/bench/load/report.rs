@@ -77,7 +77,8 @@ pub(super) fn markdown(rows: &[Row], prices: &Prices, machine: &Machine) -> Stri
          and the most in parentheses. The first row is the noise of the machine: nothing closer to 1 than it is an \
          effect. *Cost predicted* is what gotrail itself says that it takes of the program's CPU time, from hits and calibrated \
          prices. *A hit costs* is the additional CPU time of the program by the hits. *Its CPU* is the watcher's own, of one \
-         processor.\n\n\
+         processor. *Its memory* is what was resident; gotrail has rings of 64 MiB here, each mapped twice, where it has \
+         4 MiB by default.\n\n\
          A single-stepped instruction costs several times more in a virtual machine like this one than on bare metal: \
          the order of the ways holds elsewhere, the distance may not.\n\n\
          ![done a second](load.svg)\n\n{}",
