@@ -191,7 +191,7 @@ fn switches(text: &str) -> Result<SwitchesFor, String> {
 /// A time in which something is to happen.
 fn stretch(text: &str) -> Result<Duration, String> {
     match time(text)? {
-        Duration::ZERO => Err("give a time above 0".to_owned()),
+        Duration::ZERO => Err("give a time above 0, for example 30s".to_owned()),
         time => Ok(time),
     }
 }

@@ -76,12 +76,6 @@ impl Profile<'_> {
 
 pub(crate) fn run(args: &ProfileArgs) -> Result<ExitCode, Failure> {
     let mut output = output(args)?;
-    if args.duration.is_zero() {
-        return Err(Failure::new(
-            USAGE,
-            "--for 0: give the time that the profile is to be of, for example 30s",
-        ));
-    }
     let target = Target::open(args.pid)?.hold();
     let binary = understand(&target)?;
     check_states(&args.state, &binary.layout().wait_reasons)?;
