@@ -93,6 +93,11 @@ impl Detacher {
         *took.get_or_init(|| begun.elapsed())
     }
 
+    /// Whether the probes were taken off for good, or are being.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     /// The tiers that are on.
     #[must_use]
     pub fn tiers(&self) -> u32 {

@@ -283,6 +283,10 @@ impl Inner {
         if before == off && self.detacher.tiers() & TIER_T1 != 0 {
             return Ok(());
         }
+        // Nothing is put on again at the end, not even for the moment that it takes to be refused.
+        if self.detacher.is_closed() {
+            return Ok(());
+        }
         // What takes longest is done while the old one is still there. If it fails, it does once more, and that is told.
         drop(prepare(&mut state.ebpf, TIER_T1, self.kind, &self.kernel));
         let _making = self.gate.lock().unwrap_or_else(PoisonError::into_inner);

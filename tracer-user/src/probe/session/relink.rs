@@ -115,6 +115,10 @@ impl Session {
     fn link_sites(&mut self, tier: u32, sites: &[&Site]) -> Result<(), ProbeError> {
         // What is shared is linked by its owner.
         let Owner::Alone(alone) = &mut self.owner else { return Ok(()) };
+        // Nothing is put on again at the end, not even for the moment that it takes to be refused.
+        if self.links.is_closed() {
+            return Ok(());
+        }
         let kernel = Kernel::known(self.kind);
         check_sites(&self.target, self.bias, &self.plan.sites)?;
         let made = link(&mut alone.ebpf, tier, sites, &self.target, self.kind, &kernel)?;
