@@ -196,7 +196,7 @@ impl Attach {
     ///
     /// # Errors
     /// It does not come.
-    pub fn await_line(&mut self, what: &str, wanted: impl Fn(&Value) -> bool) -> Result<Value> {
+    pub fn await_line(&mut self, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Result<Value> {
         self.process.await_output(what, |line| serde_json::from_str(line).ok().filter(|value| wanted(value)))
     }
 

@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use gotrail_tests::attach::{Attach, Report};
+use gotrail_tests::code::{self, Change};
 use gotrail_tests::core_file::start_ready;
 use gotrail_tests::env::Need;
 use gotrail_tests::fixture::{Build, each};
@@ -13,7 +15,7 @@ use gotrail_tests::json::number;
 use gotrail_tests::overlay::Overlay;
 use gotrail_tests::process::{PATIENCE, Process};
 use gotrail_tests::scratch::Scratch;
-use gotrail_tests::{bpf, code, needs};
+use gotrail_tests::{bpf, needs};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -268,6 +270,19 @@ fn root_safe_2_a_file_that_is_overwritten_in_place_has_no_probes_left() {
     }
 }
 
+/// Whether the probes in a process were gone and there again, until gotrail has ended.
+fn came_back(pid: u32, on: &[Change], ended: &AtomicBool) -> bool {
+    let mut gone = false;
+    while !ended.load(Ordering::Acquire) {
+        let now = code::is_undone(pid, on).unwrap();
+        if gone && !now {
+            return true;
+        }
+        gone = now;
+    }
+    false
+}
+
 /// What one process overdoes is taken off for all, who are told; and who is behind holds nobody up.
 #[test]
 fn root_loss_1_all_are_told_when_probes_are_taken_off_for_one() {
@@ -285,12 +300,18 @@ fn root_loss_1_all_are_told_when_probes_are_taken_off_for_one() {
     short.tell("").unwrap();
     figures(&mut short);
     end(short);
+    // In whatever order they come.
+    let (mut ended, mut gap) = (false, None);
     attach
-        .await_line("the summary of one that ended", |line| {
-            line["type"] == "summary" && line["pid"] == pids[2]
+        .await_line("the summary of one that ended, and the gap of another", |line| {
+            ended |= line["type"] == "summary" && line["pid"] == pids[2];
+            if gap.is_none() && line["type"] == "gap" && line["pid"] == pids[1] {
+                gap = Some(line.clone());
+            }
+            ended && gap.is_some()
         })
         .unwrap();
-    let gap = attach.await_line("the gap", |line| line["type"] == "gap" && line["pid"] == pids[1]).unwrap();
+    let gap = gap.unwrap();
     assert_eq!((&gap["why"], &gap["for_process"]), (&json!("relinked"), &json!(pids[0])), "{gap}");
     let off = gap["off"].as_array().unwrap();
     assert!(!off.is_empty(), "{gap}");
@@ -298,7 +319,16 @@ fn root_loss_1_all_are_told_when_probes_are_taken_off_for_one() {
     assert!(length > 0, "{gap}");
     println!("none of the probes was on for {:.1} ms", length as f64 / 1e6);
     assert!(gap["message"].as_str().unwrap().contains(&pids[0].to_string()), "{gap}");
-    let report = attach.stop().unwrap();
+    let on = code::changes(pids[1]).unwrap();
+    attach.process().signal(Signal::INT).unwrap();
+    let ended = AtomicBool::new(false);
+    let (report, came_back) = std::thread::scope(|scope| {
+        let watch = scope.spawn(|| came_back(pids[1], &on, &ended));
+        let report = attach.finish();
+        ended.store(true, Ordering::Release);
+        (report.unwrap(), watch.join().unwrap())
+    });
+    assert!(!came_back, "probes that were gone came back while gotrail ended");
     assert_eq!(line_of(&report, "gap", pids[0]).count(), line_of(&report, "gap", pids[1]).count());
     for pid in pids {
         report.of(pid).check_balance().unwrap();
