@@ -80,6 +80,15 @@ pub enum Arrival {
     },
 }
 
+/// What became of the path of the executable; the file itself is watched on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// There is nothing at its place.
+    Removed,
+    /// It names another file: whoever starts from it is another program.
+    Replaced,
+}
+
 /// Processes that ended before anything could be said of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Missed {
@@ -114,6 +123,19 @@ fn lasting(path: &Path) -> PathBuf {
     if same(&link, path) { link } else { seen }
 }
 
+/// What became of the path of a file with this device and inode.
+fn moved(path: &Path, file: (u64, u64)) -> Option<Moved> {
+    match fs::metadata(path) {
+        Ok(meta) => ((meta.dev(), meta.ino()) != file).then_some(Moved::Replaced),
+        // What a process sees goes with it, and says nothing of the file then.
+        Err(error) => {
+            let view: PathBuf = path.components().take(4).collect();
+            let is_seen = !path.starts_with("/proc") || fs::metadata(view).is_ok();
+            (error.kind() == ErrorKind::NotFound && is_seen).then_some(Moved::Removed)
+        }
+    }
+}
+
 /// The processes of one executable.
 #[derive(Debug)]
 pub struct Fleet {
@@ -138,10 +160,12 @@ pub struct Fleet {
     missed: Missed,
     next_search: Instant,
     guard: Guard,
-    /// The path, as long as it is the file's.
+    /// The path, until it is another file's.
     path: Option<PathBuf>,
-    /// It is not any more, and nobody was told.
-    replaced: bool,
+    /// What became of it.
+    moved: Option<Moved>,
+    /// Whether somebody was told of that.
+    told: bool,
 }
 
 impl Fleet {
@@ -200,7 +224,8 @@ impl Fleet {
             next_search: Instant::now(),
             // That of a process goes with it.
             path: Some(lasting(path)),
-            replaced: false,
+            moved: None,
+            told: true,
             guard,
         })
     }
@@ -235,10 +260,9 @@ impl Fleet {
         self.execs.as_ref().map_or(0, Execs::lost)
     }
 
-    /// Whether the path names another file by now than the one that is watched, so that whoever starts from it is another
-    /// program; told once.
-    pub const fn replaced(&mut self) -> bool {
-        std::mem::replace(&mut self.replaced, false)
+    /// Whether the path is not that of the file that is watched any more, as the last search found; told once.
+    pub fn moved(&mut self) -> Option<Moved> {
+        self.moved.filter(|_| !std::mem::replace(&mut self.told, true))
     }
 
     /// Whether somebody wants to write to the file, which nobody runs then. The probes are off for good: what is in it
@@ -320,11 +344,15 @@ impl Fleet {
 
     fn search(&mut self) {
         self.next_search = Instant::now() + if self.execs.is_ok() { HEAL } else { SEARCH };
-        let is_other = |path: &PathBuf| {
-            fs::metadata(path).is_ok_and(|meta| (meta.dev(), meta.ino()) != (self.device, self.inode))
-        };
-        if self.path.as_ref().is_some_and(is_other) {
-            (self.path, self.replaced) = (None, true);
+        if let Some(path) = &self.path {
+            let moved = moved(path, (self.device, self.inode));
+            if moved != self.moved {
+                (self.moved, self.told) = (moved, false);
+            }
+            // From then on it is somebody else's.
+            if moved == Some(Moved::Replaced) {
+                self.path = None;
+            }
         }
         let pids = process_ids();
         let is_there = |pid: &u32| pids.binary_search(pid).is_ok();
@@ -389,4 +417,38 @@ impl Fleet {
 /// Whether to try again at once is of no use.
 const fn is_final(why: &WatchError) -> bool {
     matches!(why, WatchError::Probe(ProbeError::Full | ProbeError::Bytes { .. }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_removed_or_replaced_or_no_longer_to_be_seen() {
+        let folder = std::env::temp_dir().join(format!("gotrail-moved-{}", std::process::id()));
+        fs::create_dir(&folder).unwrap();
+        let (path, other) = (folder.join("program"), folder.join("other"));
+        fs::write(&path, "one").unwrap();
+        let meta = fs::metadata(&path).unwrap();
+        // It keeps its number from being given to the next one.
+        let _open = fs::File::open(&path).unwrap();
+        let file = (meta.dev(), meta.ino());
+        assert_eq!(moved(&path, file), None);
+        fs::rename(&path, &other).unwrap();
+        assert_eq!(moved(&path, file), Some(Moved::Removed));
+        assert_eq!(moved(&other, file), None);
+        fs::write(&path, "two").unwrap();
+        assert_eq!(moved(&path, file), Some(Moved::Replaced));
+
+        let seen = |pid: u32| PathBuf::from(format!("/proc/{pid}/root{}", other.display()));
+        let own = std::process::id();
+        assert_eq!(moved(&seen(own), file), None);
+        let mut short = std::process::Command::new("true").spawn().unwrap();
+        let gone = seen(short.id());
+        short.wait().unwrap();
+        assert_eq!(moved(&gone, file), None, "a process that ended takes its view along, not the file");
+        fs::remove_file(&other).unwrap();
+        assert_eq!(moved(&seen(own), file), Some(Moved::Removed));
+        fs::remove_dir_all(&folder).unwrap();
+    }
 }

@@ -12,7 +12,7 @@ mod subject;
 mod watcher;
 
 pub use executable::understand;
-pub use fleet::{Arrival, Fleet, FleetError};
+pub use fleet::{Arrival, Fleet, FleetError, Moved};
 pub use governor::{Costs, Ledger, Mode, Numbers, Prices, Step, Stretch, TierState};
 pub use profiler::{CpuCounts, ProfileOptions, ProfileSummary, Profiler};
 pub use rings::{Reached, Ring, Rings, Waited, find_rings};

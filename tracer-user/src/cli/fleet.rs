@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use gotrail::agent::{Arrival, Fleet};
+use gotrail::agent::{Arrival, Fleet, Moved};
 use gotrail::memory::monotonic_ns;
 use gotrail::probe::Links;
 use gotrail::target::Target;
@@ -68,27 +68,32 @@ pub(crate) fn run(args: &AttachArgs, path: &str) -> Result<ExitCode, Failure> {
                 "{untold} programs began to run that the kernel had no room to tell of: those that are ours are found within 10 s"
             );
         }
-        if fleet.replaced() {
-            errln!(
-                "{} is another file by now: processes that start from it run another program and are not watched; those of the old file are",
-                printable(&path)
-            );
-        }
-        if fleet.is_over() {
+        tell_of_path(&mut fleet, &path);
+        // Asked once, so that what ends the watch is told.
+        let overwritten = fleet.is_over();
+        if overwritten {
             errln!(
                 "{} is about to be overwritten, as nobody runs it: the probes are off, and the watch ends; begin it again for the new program",
                 printable(&path)
             );
         }
-        let over = fleet.is_over() || signals.stopped() || end.is_some_and(|end| Instant::now() >= end);
+        let over = overwritten || signals.stopped() || end.is_some_and(|end| Instant::now() >= end);
         if over {
             detached_in = fleet.detacher().close();
             fleet.probes().leave_all();
         }
-        if Instant::now() >= next_turn || over {
-            next_turn = Instant::now() + TURN;
+        let is_turn = Instant::now() >= next_turn || over;
+        // The program that comes in its place waits for this one to have left.
+        if is_turn || members.iter().any(|member| member.watcher.has_executed()) {
+            if is_turn {
+                next_turn = Instant::now() + TURN;
+            }
             let (mut stay, mut leave) = (Vec::with_capacity(members.len()), Vec::new());
             for mut member in members {
+                if !is_turn && !member.watcher.has_executed() {
+                    stay.push(member);
+                    continue;
+                }
                 match member.turn() {
                     None if !over => stay.push(member),
                     ends => {
@@ -179,6 +184,21 @@ impl Tally {
         if strays != 0 {
             outln!("  {strays} records of processes that had left already");
         }
+    }
+}
+
+/// What became of the path of the executable.
+fn tell_of_path(fleet: &mut Fleet, path: &str) {
+    match fleet.moved() {
+        None => {}
+        Some(Moved::Removed) => errln!(
+            "{} is there no more: processes that still run it are watched on; begin the watch again for what is put there next",
+            printable(path)
+        ),
+        Some(Moved::Replaced) => errln!(
+            "{} is another file by now: processes that start from it run another program and are not watched; those of the old file are",
+            printable(path)
+        ),
     }
 }
 

@@ -75,6 +75,12 @@ impl Watcher {
         self.executed = true;
     }
 
+    /// Whether the next step ends the watch, for that reason.
+    #[must_use]
+    pub const fn has_executed(&self) -> bool {
+        self.executed
+    }
+
     /// Whether the probes of switches are off whose time is over: the governor takes off what is had by lease.
     fn switches_are_off(&self) -> bool {
         if self.session.leases().is_none_or(|leases| !leases.has(TIER_T3)) {
