@@ -11,7 +11,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -75,8 +74,9 @@ struct State {
     free: Vec<u32>,
     /// Probes that are off, by how many processes they cost too much.
     off: HashMap<Probe, u32>,
-    /// How often the link was made anew, each time with a hole: every half a minute at most, by the governors' pace.
-    relinks: Vec<Relink>,
+    /// By slot: how the link was made anew, each time with a hole, as far as the process there was not told yet. Who asks for
+    /// it and who is told are one thread's work, so that none comes to many.
+    relinks: HashMap<u32, Vec<Relink>>,
 }
 
 impl std::fmt::Debug for State {
@@ -85,6 +85,13 @@ impl std::fmt::Debug for State {
             .field("free", &self.free.len())
             .field("off", &self.off)
             .finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn give_back(&mut self, slot: u32) {
+        self.relinks.remove(&slot);
+        self.free.push(slot);
     }
 }
 
@@ -141,7 +148,7 @@ impl Fleet {
             eraser,
             free: (0..most_processes).rev().collect(),
             off: HashMap::new(),
-            relinks: Vec::new(),
+            relinks: HashMap::new(),
         };
         let mut inner = Inner {
             executable,
@@ -172,16 +179,16 @@ impl Fleet {
         let error =
             |what, e: &(dyn std::error::Error + 'static)| ProbeError::from_aya(what, &kernel.release, e);
         check_sites(target, bias, &plan.sites)?;
-        let taken = {
+        let (slot, off) = {
             let mut state = self.0.state();
             let slot = state.free.pop().ok_or(ProbeError::Full)?;
             if let Err(e) = state.eraser.erase(slot) {
                 state.free.push(slot);
                 return Err(error("reset the counters", &e));
             }
-            (slot, sorted(&state.off), state.relinks.len())
+            state.relinks.insert(slot, Vec::new());
+            (slot, sorted(&state.off))
         };
-        let (slot, off, relinks) = taken;
         let pid = target.pid();
         let (stream, seen) = drain.enter(pid, bias, target.inner_pid == pid);
         let settings = for_process(*settings, bias, slot);
@@ -189,7 +196,7 @@ impl Fleet {
             Ok(switching) => switching,
             Err(e) => {
                 drain.leave(pid);
-                self.0.state().free.push(slot);
+                self.0.state().give_back(slot);
                 return Err(error("let a process through", &e));
             }
         };
@@ -200,7 +207,6 @@ impl Fleet {
             switching: switching.clone(),
             seen,
             off: Mutex::default(),
-            relinks: AtomicUsize::new(relinks),
         };
         let shared = (switching, counters.of_slot(slot), detacher.clone(), *kind);
         Ok((Session::shared(member, target, bias, (plan.clone(), &off), shared, begun), stream))
@@ -294,7 +300,8 @@ impl Inner {
         self.detacher.detach(TIER_T1);
         let made = self.link(&mut state);
         let failed = made.as_ref().err().map(ToString::to_string);
-        state.relinks.push(Relink { from_ns, to_ns: monotonic_ns(), by, off, failed });
+        let relink = Relink { from_ns, to_ns: monotonic_ns(), by, off, failed };
+        state.relinks.values_mut().for_each(|untold| untold.push(relink.clone()));
         made
     }
 }
@@ -324,8 +331,6 @@ pub(super) struct Member {
     seen: Arc<Mutex<Seen>>,
     /// What it had taken off.
     off: Mutex<Vec<Probe>>,
-    /// Of the times that the link was made anew, those that it was told of.
-    relinks: AtomicUsize,
 }
 
 impl Member {
@@ -368,9 +373,7 @@ impl Member {
 
     /// How the link was made anew since this was asked last.
     pub(super) fn relinks(&self) -> Vec<Relink> {
-        let state = self.fleet.state();
-        let told = self.relinks.swap(state.relinks.len(), Ordering::AcqRel);
-        state.relinks.get(told..).unwrap_or_default().to_vec()
+        self.fleet.state().relinks.get_mut(&self.slot).map(std::mem::take).unwrap_or_default()
     }
 }
 
@@ -382,6 +385,6 @@ impl Drop for Member {
             // Whatever it says, the others are no worse off than before.
             drop(self.put_back(&off));
         }
-        self.fleet.state().free.push(self.slot);
+        self.fleet.state().give_back(self.slot);
     }
 }
