@@ -25,6 +25,9 @@ static THREADS: HashMap<u32, u64> = HashMap::with_max_entries(MAX_THREADS, BPF_F
 
 /// Leaves the consumer asleep: it comes by timer. A wakeup costs the target more than all else a probe does.
 const BPF_RB_NO_WAKEUP: u64 = 1;
+/// What can be asked of a ring, in bytes (include/uapi/linux/bpf.h).
+const BPF_RB_AVAIL_DATA: u64 = 0;
+const BPF_RB_RING_SIZE: u64 = 1;
 
 #[inline(always)]
 pub fn process(tgid: u32) -> Option<&'static ProcConfig> {
@@ -148,6 +151,18 @@ pub fn next_of(numbers: &PerCpuArray<u32>) -> u32 {
 #[inline(always)]
 pub fn emit<T: 'static>(counters: Counters, fill: impl FnOnce(&mut T) -> bool) {
     deliver(&EVENTS, counters, fill);
+}
+
+/// Likewise of records that may come in floods: they leave the last eighth of the ring to the others, among which is the
+/// one that tells why the process died.
+#[inline(always)]
+pub fn emit_with_room<T: 'static>(counters: Counters, fill: impl FnOnce(&mut T) -> bool) {
+    let (taken, size) = (EVENTS.query(BPF_RB_AVAIL_DATA), EVENTS.query(BPF_RB_RING_SIZE));
+    if taken > size - size / 8 {
+        counters.lost();
+    } else {
+        deliver(&EVENTS, counters, fill);
+    }
 }
 
 /// Likewise into a ring, and says whether it had room.

@@ -10,7 +10,7 @@ use tracer_ebpf::{
 
 use crate::alarms;
 use crate::kernel::{UserMemory, cookie, current_ids, now_ns, register, registers, stack_check_fails};
-use crate::maps::{Counters, counters, emit, next_sequence, process};
+use crate::maps::{Counters, counters, emit, emit_with_room, next_sequence, process};
 use crate::stacks::outside;
 
 pub struct Hit {
@@ -91,7 +91,7 @@ pub fn lifetimes(ctx: &ProbeContext) {
     let is_exit = header.probe == Probe::GoExit as u8;
     let g = register(ctx, (cookie >> 8) as u8);
     let header = EventHeader { sequence: next_sequence(), ..header };
-    emit::<PlainEvent>(counters, |event| {
+    emit_with_room::<PlainEvent>(counters, |event| {
         event.header = header;
         lifetime(g, config, &UserMemory, is_exit, event);
         event.header.flags & FLAG_PARTIAL != 0
