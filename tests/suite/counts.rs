@@ -1,12 +1,14 @@
 //! GC cycles and stops of the world, against the runtime's own count.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use gotrail_tests::attach::{self, Report};
+use gotrail_tests::attach::{self, Attach, Report};
 use gotrail_tests::env::Need;
 use gotrail_tests::fixture::{Build, MODES, VERSIONS, builds, each};
 use gotrail_tests::json::number;
 use gotrail_tests::needs;
+use rustix::process::Signal;
 use serde_json::Value;
 
 /// How often a measurement on a noisy machine is tried.
@@ -98,4 +100,41 @@ fn root_truth_1_gc_pauses_last_as_long_as_the_runtime_says() {
         });
         assert!(close, "{build}: more than 5 % and {RESTART_NS} ns a pause apart, {ATTEMPTS} times");
     });
+}
+
+/// Before Go 1.23 a pause is put together from its two ends, a cycle is in all versions: of two that lost one end each, none
+/// is made.
+#[test]
+fn root_loss_1_no_pause_and_no_cycle_lies_across_lost_events() {
+    const STOPPED: Duration = Duration::from_millis(300);
+    needs!(Need::Fixtures, Need::Root);
+    let without_end =
+        ["-interval", "0s", "-gcs", "100000000", "-reads", "0", "-garbage", "1024", "-ballast", "1024"];
+    for go in ["1.21.13", "1.27.3"] {
+        let build = Build::find("gcstw", go, "stripped").unwrap();
+        let mut target = build.start_ready(&without_end).unwrap();
+        let options = ["--events", "--ring-kib", "4", "--budget", "100"];
+        let mut attach = Attach::start(target.pid(), &options).unwrap();
+        target.tell("").unwrap();
+        for _ in 0..10 {
+            std::thread::sleep(STOPPED);
+            attach.process().signal(Signal::STOP).unwrap();
+            std::thread::sleep(STOPPED);
+            attach.process().signal(Signal::CONT).unwrap();
+        }
+        let report = attach.stop().unwrap();
+        target.signal(Signal::KILL).unwrap();
+        report.check_balance().unwrap();
+        let lost = report.number("/rare_events_lost").unwrap();
+        let longest = |kind: &str, field: &str| {
+            report.lines_of(kind).filter_map(|line| line[field].as_u64()).max().unwrap_or_default()
+        };
+        let (pause, cycle) = (longest("stw", "total_ns"), longest("gc", "duration_ns"));
+        println!("{build}: {lost} events lost, longest pause {pause} ns, longest cycle {cycle} ns");
+        assert!(lost > 1000, "{:?}", report.summary());
+        assert!(pause > 0 && cycle > 0, "some are between what was lost: {:?}", report.summary());
+        for length in [pause, cycle] {
+            assert!(u128::from(length) < STOPPED.as_nanos() * 3 / 4, "{:?}", report.summary());
+        }
+    }
 }

@@ -49,14 +49,30 @@ pub struct GcHistory {
     /// Cycles that started.
     pub started: u64,
     forgotten: u64,
+    /// When the first record of the current cycle was made.
+    current_ns: u64,
+    /// Until when records may be missing.
+    lost_until_ns: u64,
 }
 
 impl GcHistory {
+    /// Until then records may be missing: what began before is not what ends after.
+    pub(super) fn lose(&mut self, until_ns: u64) {
+        self.lost_until_ns = self.lost_until_ns.max(until_ns);
+    }
+
     /// Takes an event in; returns the cycle that it completes.
     pub(super) fn apply(&mut self, time_ns: u64, kind: &EventKind) -> Option<GcCycle> {
+        if self.current_ns < self.lost_until_ns {
+            self.current = None;
+        }
+        if self.current.is_none() {
+            self.current_ns = time_ns;
+        }
         match *kind {
             EventKind::GcStart { heap_live, trigger, procs } => {
                 self.started += 1;
+                self.current_ns = time_ns;
                 self.current = Some(GcCycle {
                     start_ns: Some(time_ns),
                     trigger,
@@ -141,6 +157,22 @@ mod tests {
         assert_eq!(cycle.start_ns, None);
         assert_eq!(cycle.duration_ns(), None);
         assert_eq!((history.forced, history.unexplained), (0, 1));
+    }
+
+    #[test]
+    fn loss_1_no_cycle_is_put_together_across_lost_records() {
+        let mut history = GcHistory::default();
+        let start = EventKind::GcStart { heap_live: 100, trigger: Some(GcTrigger::Forced), procs: 2 };
+        history.apply(10, &start);
+        history.lose(50);
+        let cycle = history.apply(60, &EventKind::GcSweep).unwrap();
+        assert_eq!((cycle.start_ns, cycle.duration_ns(), cycle.trigger), (None, None, None));
+        // Within the time that may have holes it may be the start of another one.
+        history.apply(40, &start);
+        assert_eq!(history.apply(70, &EventKind::GcSweep).unwrap().start_ns, None);
+        history.apply(80, &start);
+        assert_eq!(history.apply(90, &EventKind::GcSweep).unwrap().duration_ns(), Some(10));
+        assert_eq!((history.completed, history.forced, history.unexplained), (3, 1, 2));
     }
 
     #[test]

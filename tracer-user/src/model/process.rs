@@ -207,6 +207,12 @@ impl Process {
         self.lifetimes_since.get_or_insert(at_ns);
     }
 
+    /// Records of the rare tier may be missing until then: nothing from before is put together with what comes after.
+    pub fn lose(&mut self, until_ns: u64) {
+        self.gc.lose(until_ns);
+        self.stw.lose(until_ns);
+    }
+
     /// A sampling window of so many seconds is over, with what was counted in it.
     pub fn sample(&mut self, seconds: f64, creations: u64, exits: u64) {
         self.sampled_creations.add(seconds, creations);

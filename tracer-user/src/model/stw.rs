@@ -61,9 +61,16 @@ pub struct PauseHistory {
     forgotten: u64,
     /// Starts whose stop was not seen and whose times the version does not tell.
     pub unpaired: u64,
+    /// Until when records may be missing.
+    lost_until_ns: u64,
 }
 
 impl PauseHistory {
+    /// Until then records may be missing: no stop from before has the next start for its end.
+    pub(super) fn lose(&mut self, until_ns: u64) {
+        self.lost_until_ns = self.lost_until_ns.max(until_ns);
+    }
+
     /// Takes an event in; returns the pause that it completes.
     pub(super) fn apply(&mut self, event: &Event) -> Option<&Pause> {
         match &event.kind {
@@ -72,7 +79,8 @@ impl PauseHistory {
                 None
             }
             EventKind::StwStart { reason, started_stopping_ns, finished_stopping_ns, .. } => {
-                let open = self.open.take();
+                let lost_until = self.lost_until_ns;
+                let open = self.open.take().filter(|(begin, ..)| *begin >= lost_until);
                 let begin_ns = match (started_stopping_ns, &open) {
                     (Some(begin), _) => *begin,
                     (None, Some((begin, ..))) => *begin,
@@ -144,6 +152,23 @@ mod tests {
             stopping_cpu_ns: None,
         };
         Event { time_ns, goid: Some(5), thread: 1, kind }
+    }
+
+    #[test]
+    fn loss_1_no_pause_is_made_up_across_lost_records() {
+        let mut history = PauseHistory::default();
+        history.apply(&stop(10, 1));
+        // A start and another stop.
+        history.lose(50);
+        assert_eq!(history.apply(&start(60, None, None, None)), None);
+        assert_eq!(history.unpaired, 1);
+        // One that the runtime tells the times of is as long as it says, but who asked for it is not known.
+        history.apply(&stop(40, 1));
+        let pause = history.apply(&start(80, Some(2), Some(70), None)).unwrap();
+        assert_eq!((pause.begin_ns, pause.end_ns), (70, 80));
+        assert!(pause.caller.pcs.is_empty());
+        history.apply(&stop(90, 1));
+        assert_eq!(history.apply(&start(95, None, None, None)).unwrap().total_ns(), 5);
     }
 
     #[test]

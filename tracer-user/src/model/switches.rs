@@ -164,6 +164,8 @@ pub struct SampledSwitches {
     pub readies: Sampling,
     /// Runs.
     pub runs: Sampling,
+    /// What the probes took of the target's CPU time in them, ns, as predicted by hits.
+    pub cost_ns: u64,
 }
 
 /// A goroutine that is parked or runnable.

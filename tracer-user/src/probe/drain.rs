@@ -29,6 +29,7 @@ pub(super) struct Seen {
     pub(super) received: HashMap<Probe, u64>,
     /// Records that were taken out of the ring and dropped, as their consumer was behind.
     pub(super) overflowed: HashMap<Probe, u64>,
+    /// Records that are missing from the numbers of the CPUs; of one of many processes it can't be told.
     pub(super) gaps: u64,
     pub(super) undecodable: u64,
     pub(super) procid_mismatches: u64,
@@ -154,7 +155,6 @@ impl<T: Item> Drain<T> {
             sequences: HashMap::new(),
             seen: Arc::clone(&seen),
             marks: marks.clone(),
-            missing: 0,
             taken: 0,
             pending: Vec::with_capacity(BATCH),
         };
@@ -203,8 +203,6 @@ struct Worker<T> {
     sequences: HashMap<u16, Numbers>,
     seen: Arc<Mutex<Seen>>,
     marks: Marks<T>,
-    /// Numbers that were missing when the last batch was made.
-    missing: u64,
     /// Records taken out of the ring.
     taken: u64,
     pending: Vec<T>,
@@ -237,7 +235,7 @@ impl<T: Item> Worker<T> {
         // Taken before the ring is read: what was made before such a mark is in the ring by now.
         let mut behind = std::mem::take(&mut self.marks.waiting().behind);
         loop {
-            let (before, mut is_empty) = (self.pending.len(), false);
+            let mut is_empty = false;
             let mut seen = Seen::default();
             while self.pending.len() < BATCH {
                 let Some(item) = self.ring.next() else {
@@ -253,16 +251,18 @@ impl<T: Item> Worker<T> {
                 if self.check_procid && needs_procid(decoded.probe) && !decoded.procid_matches {
                     seen.procid_mismatches += 1;
                 }
+                let at_ns = decoded.event.time_ns();
                 self.sequences
                     .entry(decoded.cpu)
-                    .or_insert(Numbers::new(decoded.sequence))
-                    .take(decoded.sequence);
+                    .or_insert_with(|| Numbers::new(decoded.sequence, at_ns))
+                    .take(decoded.sequence, at_ns);
                 self.pending.push(decoded.event);
             }
             seen.gaps = self.sequences.values().map(Numbers::missing).sum();
-            let missing = seen.gaps;
             self.add(&seen);
-            self.mark_gap(before, missing);
+            // Each in the place of what is missing: what lies between two of them is whole.
+            let holes = self.sequences.values_mut().flat_map(Numbers::take_holes);
+            self.pending.extend(holes.filter_map(|hole| T::gap(hole.from_ns, hole.until_ns, hole.lost)));
             // Taken after the ring was read: what is made after such a mark is not in this batch, or sorted behind it.
             let marks = std::mem::take(&mut self.marks.waiting().before);
             self.pending.extend(marks);
@@ -298,16 +298,6 @@ impl<T: Item> Worker<T> {
         }
     }
 
-    /// Says in the stream that records are missing among those that were just taken.
-    fn mark_gap(&mut self, from: usize, missing: u64) {
-        let lost = missing.saturating_sub(self.missing);
-        self.missing = missing;
-        let times = self.pending.iter().skip(from).map(T::time_ns);
-        if let (1.., Some(first), Some(last)) = (lost, times.clone().min(), times.max()) {
-            self.pending.extend(T::gap(first, last, lost));
-        }
-    }
-
     fn add(&self, new: &Seen) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         for (probe, count) in &new.received {
@@ -321,30 +311,56 @@ impl<T: Item> Worker<T> {
 
 /// The numbers of one CPU's records. They may come a little out of order, or twice, where programs preempted
 /// each other; what counts is how many there are up to the highest.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Numbers {
     highest: u32,
+    /// When the record with the highest number was made.
+    at_ns: u64,
     span: u64,
     received: u64,
+    holes: Vec<Hole>,
+}
+
+/// Records of a CPU that are missing between two that are there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Hole {
+    from_ns: u64,
+    until_ns: u64,
+    lost: u64,
 }
 
 impl Numbers {
-    pub(super) const fn new(first: u32) -> Self {
-        Self { highest: first.wrapping_sub(1), span: 0, received: 0 }
+    pub(super) const fn new(first: u32, at_ns: u64) -> Self {
+        Self { highest: first.wrapping_sub(1), at_ns, span: 0, received: 0, holes: Vec::new() }
     }
 
-    pub(super) const fn take(&mut self, number: u32) {
+    pub(super) fn take(&mut self, number: u32, at_ns: u64) {
         self.received += 1;
         let ahead = number.wrapping_sub(self.highest);
         // More than half the range ahead is behind.
         if ahead != 0 && ahead < 1 << 31 {
-            self.span += ahead as u64;
-            self.highest = number;
+            if ahead > 1 {
+                let lost = u64::from(ahead) - 1;
+                self.holes.push(Hole { from_ns: self.at_ns, until_ns: at_ns, lost });
+            }
+            self.span += u64::from(ahead);
+            (self.highest, self.at_ns) = (number, at_ns);
+        } else if let Some(hole) = self.holes.last_mut() {
+            // Late, not lost.
+            hole.lost -= 1;
+            if hole.lost == 0 {
+                self.holes.pop();
+            }
         }
     }
 
     pub(super) const fn missing(&self) -> u64 {
         self.span.saturating_sub(self.received)
+    }
+
+    /// The holes since this was asked last.
+    pub(super) fn take_holes(&mut self) -> Vec<Hole> {
+        std::mem::take(&mut self.holes)
     }
 }
 
@@ -355,12 +371,20 @@ pub(super) const fn needs_procid(probe: Probe) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::Numbers;
+    use super::*;
+
+    fn seen(numbers: &[u32]) -> Numbers {
+        let mut seen = Numbers::new(numbers[0], 0);
+        numbers.iter().zip(1..).for_each(|(number, at)| seen.take(*number, 10 * at));
+        seen
+    }
 
     fn missing(numbers: &[u32]) -> u64 {
-        let mut seen = Numbers::new(numbers[0]);
-        numbers.iter().for_each(|number| seen.take(*number));
-        seen.missing()
+        let mut seen = seen(numbers);
+        let (missing, holes) = (seen.missing(), seen.take_holes());
+        assert_eq!(holes.iter().map(|hole| hole.lost).sum::<u64>(), missing);
+        assert_eq!(seen.take_holes(), []);
+        missing
     }
 
     #[test]
@@ -369,5 +393,12 @@ mod tests {
         assert_eq!(missing(&[5, 9]), 3);
         assert_eq!(missing(&[5, 7, 6, 8]), 0, "swapped by preemption");
         assert_eq!(missing(&[u32::MAX, 0, 2]), 1, "the numbers wrap");
+    }
+
+    #[test]
+    fn loss_1_a_gap_is_where_records_are_missing_and_no_longer() {
+        let hole = |from_ns, until_ns, lost| Hole { from_ns, until_ns, lost };
+        assert_eq!(seen(&[5, 6, 9, 10, 11, 20]).take_holes(), [hole(20, 30, 2), hole(50, 60, 8)]);
+        assert_eq!(seen(&[5, 8, 7, 9]).take_holes(), [hole(10, 20, 1)], "one of two came late");
     }
 }

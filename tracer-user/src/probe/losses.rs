@@ -98,7 +98,8 @@ pub struct Accounting {
     pub probes: Vec<(Probe, ProbeAccount)>,
     /// What became of the stacks of T3 and of waits measured in the kernel.
     pub switches: SwitchAccount,
-    /// Records missing from the numbering of the CPUs, as the stream showed it.
+    /// Records missing from the numbering of the CPUs, as the stream showed it; of one of many processes, whose numbers are
+    /// those of all, its records that the ring had no room for.
     pub gaps: u64,
     /// Records that could not be decoded.
     pub undecodable: u64,
@@ -184,6 +185,11 @@ impl Counters {
     #[must_use]
     pub fn hits(&self, probe: Probe) -> u64 {
         self.account(probe).hits
+    }
+
+    /// Hits of one probe so far that the kernel has nothing to tell of.
+    pub(super) fn lost(&self, probe: Probe) -> u64 {
+        self.account(probe).lost()
     }
 
     fn account(&self, probe: Probe) -> ProbeAccount {

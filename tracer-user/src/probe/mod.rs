@@ -33,7 +33,7 @@ pub use keeper::{Leases, Report, Why};
 pub use kernel::{Kernel, Links};
 pub use losses::{Accounting, Counters, ProbeAccount, SwitchAccount};
 pub use options::{Options, SwitchMode};
-pub use session::{Relink, Session, Stream, SwitchStream};
+pub use session::{LostEvents, Relink, Session, Stream, SwitchStream};
 pub use switching::Stretches;
 
 /// Runs as one of gotrail's own helpers, if this process was started as one: call it first of all in `main`. Whoever

@@ -13,6 +13,7 @@ impl Watcher {
     pub fn finish(&mut self) -> (Summary, Vec<Notice>) {
         let mut notices = Vec::new();
         self.govern(&mut notices);
+        self.end_gaps(|_| true, &mut notices);
         let detached_in = self.session.detach();
         if let Some(switches) = self.switches.take() {
             for batch in switches {
@@ -21,7 +22,7 @@ impl Watcher {
         }
         if let Some(stream) = self.stream.take() {
             for batch in stream {
-                batch.into_iter().for_each(|event| self.apply(event));
+                self.take_in(vec![batch]);
             }
         }
         self.session.join();
@@ -47,6 +48,7 @@ impl Watcher {
         let now = now.or(self.last_goids).filter(|_| self.exit.is_none_or(|exit| exit != Exit::Exec));
         let goids = now.zip(self.goids).and_then(|(now, before)| now.checked_sub(before));
         let summary = Summary {
+            lost: self.session.lost(),
             cost: self.governor.ledger(),
             goids,
             accounting: self.session.accounting(),

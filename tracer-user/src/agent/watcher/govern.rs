@@ -4,6 +4,7 @@ use tracer_ebpf::{Probe, TIER_T2, TIER_T3};
 
 use super::{Notice, Watcher};
 use crate::agent::governor::{Mode, Step, Stretch};
+use crate::memory::monotonic_ns;
 use crate::probe::Why;
 
 /// The share of the CPU time from which on it counts that probes go a few hundredths of a second earlier: more than what the
@@ -47,7 +48,8 @@ impl Watcher {
                     }
                 }
                 Step::Mode { tier, from: Mode::Steady, .. } => {
-                    self.gaps.retain(|(gap, ..)| gap != tier);
+                    // How it goes on is told; what was not observed until now is, too.
+                    self.end_gaps(|gap| gap == *tier, notices);
                     if *tier == TIER_T2 {
                         self.process.begin_gap();
                     }
@@ -56,7 +58,19 @@ impl Watcher {
             }
             notices.push(Notice::Governed(step));
         }
-        notices.extend(self.session.relinks().into_iter().map(Notice::Relinked));
+        let relinks = self.session.relinks();
+        if !relinks.is_empty() {
+            self.process.lose(monotonic_ns());
+        }
+        notices.extend(self.relinks.drain(..).chain(relinks).map(Notice::Relinked));
+    }
+
+    /// Tells of what was not observed all the time up to now and is not for the time being.
+    pub(super) fn end_gaps(&mut self, of: impl Fn(u32) -> bool, notices: &mut Vec<Notice>) {
+        let to_ns = monotonic_ns();
+        for (tier, from_ns, why) in self.gaps.extract_if(.., |(tier, ..)| of(*tier)) {
+            notices.push(Notice::Gap { tier, from_ns, to_ns, why });
+        }
     }
 
     /// A tier was observed for a while, and is not any more.
@@ -76,7 +90,8 @@ impl Watcher {
             sampled.parks.add(seconds, count(&[Probe::GoPark]));
             sampled.readies.add(seconds, count(&[Probe::GoReady]));
             sampled.runs.add(seconds, count(&[Probe::GoRun]));
-        } else if !stretch.sampled && stretch.why != Why::Asked {
+            sampled.cost_ns += stretch.cost_ns;
+        } else if !stretch.sampled && !matches!(stretch.why, Why::Asked | Why::TargetGone) {
             self.gaps.push((stretch.tier, stretch.end_ns, stretch.why));
         }
     }

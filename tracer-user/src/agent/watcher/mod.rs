@@ -20,7 +20,9 @@ use crate::binary::{CallSite, Frame, GoBinary};
 use crate::detect::{Ledger, SiteRef, call_frames, caller_site};
 use crate::memory::{Runtime, Symbolizer, monotonic_ns};
 use crate::model::{CallStack, Process};
-use crate::probe::{Detacher, Endings, Fleet, ProbeError, Session, Stream, SwitchStream, Why};
+use crate::probe::{
+    Detacher, Endings, Fleet, LostEvents, ProbeError, Relink, Session, Stream, SwitchStream, Why,
+};
 use crate::target::{CpuLimit, Exit, Sent, Target, Watch, cpu_limit, cpu_time_ns};
 
 /// One process under watch.
@@ -45,6 +47,10 @@ pub struct Watcher {
     governor: Running,
     /// Tiers that are off for no decision of the governor's: since when, and why.
     gaps: Vec<(u32, u64, Why)>,
+    /// Events that were lost so far.
+    lost_events: LostEvents,
+    /// Links that were made anew, and nobody was told.
+    relinks: Vec<Relink>,
     goids: Option<u64>,
     last_goids: Option<u64>,
     begun: Instant,
@@ -187,6 +193,8 @@ impl Watcher {
             symbolizer: RefCell::default(),
             governor,
             gaps: Vec::new(),
+            lost_events: LostEvents::default(),
+            relinks: Vec::new(),
             goids,
             last_goids: goids,
             begun: Instant::now(),

@@ -3,7 +3,7 @@
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use tracer_ebpf::TIER_T3;
+use tracer_ebpf::{TIER_T2, TIER_T3};
 
 use super::{Notice, Watcher};
 use crate::detect::{Context, call_frames, examine, watched_connections};
@@ -105,6 +105,28 @@ impl Watcher {
         };
         // All that is there, or what is told is older and older.
         let batches: Vec<_> = first.into_iter().chain(stream.try_iter().take(BATCHES)).collect();
+        self.take_in(batches);
+    }
+
+    /// Takes events in, that have been received, behind what was lost before them.
+    pub(super) fn take_in(&mut self, batches: Vec<Vec<Event>>) {
+        if batches.is_empty() {
+            return;
+        }
+        let (lost, now_ns) = (self.session.lost(), monotonic_ns());
+        let before = std::mem::replace(&mut self.lost_events, lost);
+        // A hole while a link is made anew is no hit, and in no counter.
+        let relinks = self.session.relinks();
+        if lost.rare != before.rare || !relinks.is_empty() {
+            self.process.lose(now_ns);
+        }
+        self.relinks.extend(relinks);
+        if lost.lifetimes != before.lifetimes {
+            self.process.begin_gap();
+            if self.tiers() & TIER_T2 != 0 {
+                self.process.end_gap(now_ns);
+            }
+        }
         batches.into_iter().flatten().for_each(|event| self.apply(event));
     }
 

@@ -6,7 +6,7 @@ use crate::agent::governor::{self, Step};
 use crate::binary::BinaryError;
 use crate::detect::{Change, Thresholds};
 use crate::memory::RuntimeError;
-use crate::probe::{Accounting, ProbeError, Relink, Why};
+use crate::probe::{Accounting, LostEvents, ProbeError, Relink, Why};
 use crate::target::{Exit, Sent, TargetError};
 
 /// Why a process can't be watched.
@@ -122,6 +122,8 @@ pub enum Notice {
 /// What is left when the watch is over.
 #[derive(Clone, Debug)]
 pub struct Summary {
+    /// Events of the first two tiers that were lost on their way.
+    pub lost: LostEvents,
     /// The account of the probes: exact.
     pub accounting: Accounting,
     /// How long detaching took.

@@ -11,7 +11,7 @@ use aya::maps::{MapData, RingBuf};
 use bytemuck::pod_read_unaligned;
 use tracer_ebpf::EventHeader;
 
-use super::super::drain::{BATCH, Numbers, Seen, needs_procid};
+use super::super::drain::{BATCH, Seen, needs_procid};
 use super::super::session::Stream;
 use crate::model::Event;
 use crate::record::decode;
@@ -32,8 +32,6 @@ struct Route {
     sender: SyncSender<Vec<Event>>,
     pending: Vec<Event>,
     seen: Arc<Mutex<Seen>>,
-    /// Numbers that were missing in the ring before.
-    missing_before: u64,
     /// It has left: it gets what is in the ring, and then the end.
     leaving: bool,
 }
@@ -45,7 +43,6 @@ type Routes = Arc<Mutex<HashMap<u32, Route>>>;
 pub(super) struct FleetDrain {
     stop: Arc<AtomicBool>,
     routes: Routes,
-    missing: Arc<AtomicU64>,
     strays: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
@@ -54,18 +51,12 @@ impl FleetDrain {
     /// Starts the thread.
     pub(super) fn start(ring: RingBuf<MapData>) -> std::io::Result<Self> {
         let (stop, routes) = (Arc::new(AtomicBool::new(false)), Routes::default());
-        let (missing, strays) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let worker = Worker {
-            ring,
-            routes: Arc::clone(&routes),
-            sequences: HashMap::new(),
-            missing: Arc::clone(&missing),
-            strays: Arc::clone(&strays),
-        };
+        let strays = Arc::new(AtomicU64::new(0));
+        let worker = Worker { ring, routes: Arc::clone(&routes), strays: Arc::clone(&strays) };
         let stopped = Arc::clone(&stop);
         let thread =
             std::thread::Builder::new().name("fleet-drain".to_owned()).spawn(move || worker.run(&stopped))?;
-        Ok(Self { stop, routes, missing, strays, thread: Some(thread) })
+        Ok(Self { stop, routes, strays, thread: Some(thread) })
     }
 
     /// Hands the events of a process out from now on.
@@ -78,7 +69,6 @@ impl FleetDrain {
             sender,
             pending: Vec::new(),
             seen: Arc::clone(&seen),
-            missing_before: self.missing.load(Ordering::Acquire),
             leaving: false,
         };
         lock(&self.routes).insert(pid, route);
@@ -129,8 +119,6 @@ fn lock(routes: &Routes) -> MutexGuard<'_, HashMap<u32, Route>> {
 struct Worker {
     ring: RingBuf<MapData>,
     routes: Routes,
-    sequences: HashMap<u16, Numbers>,
-    missing: Arc<AtomicU64>,
     strays: Arc<AtomicU64>,
 }
 
@@ -157,15 +145,12 @@ impl Worker {
                 self.strays.fetch_add(1, Ordering::AcqRel);
                 continue;
             };
-            self.sequences.entry(header.cpu).or_insert(Numbers::new(header.sequence)).take(header.sequence);
             match routes.get_mut(&header.tgid) {
                 Some(route) => route.take(&item),
                 None => drop(self.strays.fetch_add(1, Ordering::AcqRel)),
             }
         }
-        let missing = self.sequences.values().map(Numbers::missing).sum();
-        self.missing.store(missing, Ordering::Release);
-        routes.retain(|_, route| route.hand_over(missing, is_empty));
+        routes.retain(|_, route| route.hand_over(is_empty));
     }
 }
 
@@ -188,8 +173,7 @@ impl Route {
     }
 
     /// Passes on what there is; `false` when that was the last.
-    fn hand_over(&mut self, missing: u64, is_empty: bool) -> bool {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).gaps = missing - self.missing_before;
+    fn hand_over(&mut self, is_empty: bool) -> bool {
         if !self.pending.is_empty() {
             let mut batch = std::mem::take(&mut self.pending);
             // Records of several CPUs interleave; the model wants them by time.

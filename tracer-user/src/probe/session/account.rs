@@ -2,12 +2,21 @@
 
 use aya::maps::{HashMap, PerCpuHashMap};
 use bytemuck::Zeroable as _;
-use tracer_ebpf::{MAP_OPEN_WAITS, MAP_SUMS, OpenWait, Sum, SumKey};
+use tracer_ebpf::{MAP_OPEN_WAITS, MAP_SUMS, OpenWait, Probe, Sum, SumKey, TIER_T1, TIER_T2};
 
 use super::{Owner, Session};
 use crate::probe::config::Wire;
 use crate::probe::drain::Seen;
 use crate::probe::losses::{Accounting, Counters, SwitchAccount};
+
+/// Events that were lost on their way, by tier.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LostEvents {
+    /// Of the rare tier.
+    pub rare: u64,
+    /// Creations and exits.
+    pub lifetimes: u64,
+}
 
 impl Session {
     /// The distributions that the kernel counted of this process's switches and system calls.
@@ -52,12 +61,37 @@ impl Session {
             account.lost_queue = seen.overflowed.get(probe).copied().unwrap_or(0);
             account.delivered = account.delivered.saturating_sub(account.lost_queue);
         }
+        // The numbers of the CPUs are those of all processes together: of one of many it is known by its counters alone.
+        let gaps = match &self.owner {
+            Owner::Alone(_) => seen.gaps + switches.gaps,
+            Owner::Fleet(_) => probes.iter().map(|(_, account)| account.lost_ring).sum(),
+        };
         Accounting {
             probes,
             switches: self.switch_account(),
-            gaps: seen.gaps + switches.gaps,
+            gaps,
             undecodable: seen.undecodable + switches.undecodable,
             procid_mismatches: seen.procid_mismatches,
+        }
+    }
+
+    /// Hits of the first two tiers that are not in the stream of events and should be, so far. Read after a batch was received
+    /// it has all that were lost before its records were made.
+    #[must_use]
+    pub fn lost(&self) -> LostEvents {
+        let seen = match &self.owner {
+            Owner::Alone(_) => Seen::default(),
+            Owner::Fleet(member) => member.seen(),
+        };
+        let of = |tier: u32| {
+            let probes = Probe::ALL.into_iter().filter(|probe| probe.tier() == tier);
+            probes
+                .map(|probe| self.counters.lost(probe) + seen.overflowed.get(&probe).copied().unwrap_or(0))
+                .sum()
+        };
+        LostEvents {
+            rare: of(TIER_T1),
+            lifetimes: if self.plan.tier(TIER_T2).next().is_some() { of(TIER_T2) } else { 0 },
         }
     }
 

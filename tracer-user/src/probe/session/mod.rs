@@ -14,6 +14,7 @@ use tracer_ebpf::{
     TIER_T2, TIER_T3,
 };
 
+pub use self::account::LostEvents;
 pub use self::relink::Relink;
 use self::relink::set_off;
 use super::alarm::{self, Alarm};
