@@ -5,7 +5,7 @@ use std::time::Duration;
 use tracer_ebpf::{TIER_SYSCALLS, TIER_T1, TIER_T2, TIER_T3};
 
 /// How long switches are observed that were asked for, until somebody renews.
-pub(super) const SWITCHES_LEASE: Duration = Duration::from_secs(2);
+pub(super) const SWITCHES_LEASE: Duration = Duration::from_secs(1);
 
 /// How much longer than asked for a lease is, so that whoever is awake ends it in order.
 const IN_ORDER: Duration = Duration::from_millis(200);

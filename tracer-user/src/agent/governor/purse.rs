@@ -32,6 +32,8 @@ pub(super) struct Purse {
     share: f64,
     left: f64,
     recent: VecDeque<Lap>,
+    /// For how long no more was spent than earned.
+    paying_ns: u64,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -43,7 +45,7 @@ struct Lap {
 
 impl Purse {
     pub(super) fn new(share: f64) -> Self {
-        let mut purse = Self { share, left: 0.0, recent: VecDeque::new() };
+        let mut purse = Self { share, left: 0.0, recent: VecDeque::new(), paying_ns: 0 };
         purse.left = purse.cap();
         purse
     }
@@ -60,6 +62,12 @@ impl Purse {
             self.recent.pop_front();
         }
         self.left = (self.left + earned).min(self.cap()) - spent as f64;
+        self.paying_ns = if spent as f64 > earned { 0 } else { self.paying_ns.saturating_add(took) };
+        if self.paying_ns as f64 >= SECONDS * SECOND {
+            // What was overspent is older than what the budget is over. Without this a target that does next to nothing would
+            // pay for hours for what it did while gotrail was stopped.
+            self.left = self.left.max(0.0);
+        }
     }
 
     /// Takes out what something costs beyond hits.
@@ -111,5 +119,41 @@ impl Purse {
     /// The budget as a share of the target's CPU time.
     pub(super) const fn share(&self) -> f64 {
         self.share
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOOK: u64 = 20_000_000;
+
+    /// Seconds until there is something again, for a target that uses so much of a CPU.
+    fn paid_back(purse: &mut Purse, cpus: f64) -> f64 {
+        let mut seconds = 0.0;
+        while purse.left() < 0.0 {
+            purse.pass(LOOK, (cpus * LOOK as f64) as u64, 0);
+            seconds += LOOK as f64 / SECOND;
+            assert!(seconds < 1000.0, "{purse:?}");
+        }
+        seconds
+    }
+
+    #[test]
+    fn what_was_overspent_is_paid_back_but_no_longer_than_the_budget_is_over() {
+        let mut purse = Purse::new(0.018);
+        purse.pass(LOOK, 2 * LOOK, 2 * LOOK);
+        let took = paid_back(&mut purse, 2.0);
+        assert!((0.9..1.3).contains(&took), "{took}");
+        // gotrail was stopped while the target did what costs most, and the target has nothing to do since.
+        purse.pass(3_500_000_000, 7_000_000_000, 3_400_000_000);
+        let took = paid_back(&mut purse, 0.0);
+        assert!((9.9..10.1).contains(&took), "{took}");
+        // Who spends on does not get it for nothing.
+        purse.pass(3_500_000_000, 7_000_000_000, 3_400_000_000);
+        for _ in 0..1000 {
+            purse.pass(LOOK, 0, LOOK / 1000);
+        }
+        assert!(purse.left() < 0.0, "{purse:?}");
     }
 }

@@ -25,8 +25,8 @@ const USUAL: u64 = 50 * MILLISECOND;
 /// The first window of a tier whose rate is not known.
 const PROBING: u64 = 10 * MILLISECOND;
 /// The lease of a tier that stays on; renewed after an eighth of it.
-pub(in crate::agent) const STEADY_LEASE: Duration = Duration::from_secs(2);
-const STEADY: u64 = 2_000 * MILLISECOND;
+pub(in crate::agent) const STEADY_LEASE: Duration = Duration::from_secs(1);
+const STEADY: u64 = 1_000 * MILLISECOND;
 /// How much longer than asked for a lease is, so that whoever is awake ends it in order.
 const IN_ORDER: u64 = 200 * MILLISECOND;
 /// Between two windows at least; half as much again at most, so that the windows keep no step with the target.
@@ -46,6 +46,10 @@ const RETRY_HINTED: u64 = 5_000 * MILLISECOND;
 const SITE_SWITCH: u64 = 50_000;
 /// How long the probes of a tier take to go once that is decided, on a machine whose processors are busy, s. Assumed.
 const GOES_WITHIN: f64 = 0.004;
+/// When what costs twice or half as much as was told is told again.
+const TELL_AGAIN: u64 = 1_000 * MILLISECOND;
+/// Of what costs less, ns a second, nobody wants to hear.
+const WORTH_TELLING: f64 = 0.01 * SECOND;
 /// How much of the past tells the rate of a tier that is on, ns.
 const RECENT: u64 = 100 * MILLISECOND;
 
@@ -137,8 +141,8 @@ pub(super) struct Tier {
     calm_since: Option<u64>,
     off_since: u64,
     noise: u64,
-    /// What it costs was told to who asked for it.
-    told: bool,
+    /// What it costs, as was told to who asked for it, and when.
+    told: Option<(f64, u64)>,
     /// What the traps cost that were hit while the probes came and went, ns: since the last time, and usually.
     edges: u64,
     usual_edges: u64,
@@ -165,7 +169,7 @@ impl Tier {
             calm_since: None,
             off_since: at_ns,
             noise: 0x9e37_79b9_7f4a_7c15 ^ u64::from(rule.tier),
-            told: false,
+            told: None,
             edges: 0,
             usual_edges: 0,
             tight_since: None,
@@ -345,9 +349,14 @@ impl Tier {
             State::Coming | State::Going { .. } => None,
             State::On { since_ns, renewed_ns } => {
                 let over = now_ns >= until_ns;
-                if !self.told && (over || now_ns >= since_ns + RECENT) {
-                    self.told = true;
-                    let rate = self.recent_rate();
+                let rate = self.recent_rate();
+                let is_news = self.told.is_none_or(|(cost, at_ns)| {
+                    let (less, more) = (cost.min(rate.cost), cost.max(rate.cost));
+                    now_ns >= at_ns + TELL_AGAIN && more > 2.0 * less && more > WORTH_TELLING
+                });
+                let may_be_told = now_ns >= since_ns + RECENT || over && self.told.is_none();
+                if is_news && may_be_told {
+                    self.told = Some((rate.cost, now_ns));
                     let numbers = numbers(rate.hits, rate.cost, rate.cpus, purse);
                     steps.push(Step::Asked { tier, left_ns: until_ns.saturating_sub(now_ns), numbers });
                 }
