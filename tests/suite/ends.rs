@@ -155,6 +155,20 @@ fn root_safe_3_probes_are_gone_within_100_ms_of_ctrl_c() {
     });
 }
 
+/// SIGHUP too, but not where whoever runs the tests has it ignored.
+#[test]
+fn root_safe_3_other_signals_end_it_in_order_too() {
+    needs!(Need::Fixtures, Need::Root);
+    for signal in [Signal::TERM, Signal::QUIT] {
+        let target = Build::find("storm", "1.27.3", "stripped").unwrap().start_ready(&[]).unwrap();
+        let mut attach = Attach::start(target.pid(), &[]).unwrap();
+        attach.process().signal(signal).unwrap();
+        attach.finish().unwrap().check_balance().unwrap();
+        assert_eq!(code::changes(target.pid()).unwrap(), []);
+    }
+    bpf::check_no_orphans().unwrap();
+}
+
 #[test]
 fn root_safe_3_a_second_ctrl_c_ends_it_at_once() {
     needs!(Need::Fixtures, Need::Root);

@@ -112,7 +112,10 @@ fn mode(tier: u32, from: Mode, to: Mode, numbers: &Numbers) -> Told {
             ),
         ),
         Mode::Windows if tier == TIER_T3 => {
-            ("restored", format!("observed in bursts again: {subject}; {}", reckon(numbers)))
+            ("restored", format!("observed in bursts again: {subject}{}", all_the_time(numbers)))
+        }
+        Mode::Windows if from == Mode::Off => {
+            ("restored", format!("observed in sampling windows again: {subject}{}", all_the_time(numbers)))
         }
         Mode::Windows => (
             "demoted",
@@ -125,8 +128,9 @@ fn mode(tier: u32, from: Mode, to: Mode, numbers: &Numbers) -> Told {
             "demoted",
             if tier == TIER_T3 {
                 format!(
-                    "not observed for some seconds, since not even short bursts fit the budget: {subject}; {}",
-                    reckon(numbers)
+                    "not observed for some seconds, since not even short bursts and what they cost to come and go fit the budget of {:.1} %: {subject}; in the last one {:.0} hits a second",
+                    numbers.budget * 100.0,
+                    numbers.hits_per_second
                 )
             } else {
                 format!("no longer observed, known from memory alone: {subject}; {}", reckon(numbers))
@@ -135,6 +139,15 @@ fn mode(tier: u32, from: Mode, to: Mode, numbers: &Numbers) -> Told {
     };
     let fields = json!({ "tier": tier_name(tier), "from": from.name(), "to": to.name() });
     Told::note(kind, text, with(numbers, fields))
+}
+
+/// Why something is observed only now and then, where that is known.
+fn all_the_time(numbers: &Numbers) -> String {
+    if numbers.predicted > numbers.budget {
+        format!("; all the time, {}", reckon(numbers))
+    } else {
+        "; what it costs all the time is not known yet".to_owned()
+    }
 }
 
 /// Why something costs too much.
@@ -307,7 +320,12 @@ pub(crate) fn ledger(ledger: &Ledger, budget: f64) -> Value {
 pub(crate) fn summary(ledger: &Ledger, budget: f64) -> String {
     let prices = ledger.costs.prices();
     let how = if ledger.measured { "measured on this host" } else { "assumed" };
-    let share = if ledger.cpu_ns == 0 { 0.0 } else { ledger.spent_ns as f64 * 100.0 / ledger.cpu_ns as f64 };
+    let share = if ledger.spent_ns > ledger.cpu_ns {
+        // What a hit costs is measured beforehand, and not each one costs so much.
+        "next to all of it".to_owned()
+    } else {
+        format!("{:.2} %", ledger.spent_ns as f64 * 100.0 / ledger.cpu_ns.max(1) as f64)
+    };
     // What counts for a target that uses next to nothing.
     let governed = ledger.spent_ns.saturating_sub(ledger.asked_ns) as f64;
     let floor = if governed > budget * ledger.cpu_ns as f64 { ", or 0.1 % of one CPU" } else { "" };
@@ -317,7 +335,7 @@ pub(crate) fn summary(ledger: &Ledger, budget: f64) -> String {
         format!(", {} of it for what was asked for", duration(ledger.asked_ns))
     };
     format!(
-        "about {} of the process's {} of CPU time, {share:.2} % (budget {:.1} %{floor}{asked}), by hits at {} each, {} with a stack ({how})",
+        "about {} of the process's {} of CPU time, {share} (budget {:.1} %{floor}{asked}), by hits at {} each, {} with a stack ({how})",
         duration(ledger.spent_ns),
         duration(ledger.cpu_ns),
         budget * 100.0,

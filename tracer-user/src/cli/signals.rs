@@ -1,10 +1,11 @@
-//! Ctrl-C: the first takes the probes off at once and lets the command end in order, the second ends it.
+//! Ctrl-C, and what else asks for an end: the first takes the probes off at once and lets the command end in order, the second
+//! ends it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gotrail::probe::Detacher;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::failure::{Failure, UNSUPPORTED};
 
@@ -39,8 +40,8 @@ impl Signals {
     }
 }
 
-/// Watches for SIGINT and SIGTERM on a thread of its own, so that the probes go even while the command is
-/// busy.
+/// Watches for SIGINT, SIGTERM, SIGQUIT and, unless whoever started it had that ignored (`nohup`), SIGHUP on a thread of its
+/// own, so that the probes go even while the command is busy.
 pub(crate) fn watch(detacher: Detacher) -> Result<Signals, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
@@ -56,6 +57,11 @@ pub(crate) fn watch(detacher: Detacher) -> Result<Signals, Failure> {
     let guard = runtime.enter();
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| failed("catch SIGINT", e))?;
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| failed("catch SIGTERM", e))?;
+    let mut quit = signal(SignalKind::quit()).map_err(|e| failed("catch SIGQUIT", e))?;
+    let mut hangup = match ignores_hangup() {
+        true => None,
+        false => Some(signal(SignalKind::hangup()).map_err(|e| failed("catch SIGHUP", e))?),
+    };
     drop(guard);
     std::thread::Builder::new()
         .name("signals".to_owned())
@@ -65,6 +71,8 @@ pub(crate) fn watch(detacher: Detacher) -> Result<Signals, Failure> {
                     tokio::select! {
                         _ = interrupt.recv() => {}
                         _ = terminate.recv() => {}
+                        _ = quit.recv() => {}
+                        () = next(&mut hangup) => {}
                     }
                     if flag.swap(true, Ordering::AcqRel) {
                         std::process::exit(INTERRUPTED);
@@ -77,4 +85,19 @@ pub(crate) fn watch(detacher: Detacher) -> Result<Signals, Failure> {
         })
         .map_err(|e| failed("start the signal thread", e))?;
     Ok(Signals { stop, current })
+}
+
+/// The next one; never, if it is not to be caught.
+async fn next(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Whether SIGHUP is ignored: the first bit of the mask (Documentation/filesystems/proc.rst, `SigIgn`).
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 != 0)
 }

@@ -18,6 +18,8 @@ const PLACES: (usize, usize) = (10, 100);
 const WAKERS: (usize, usize) = (5, 50);
 /// Goroutines in JSON.
 const GOROUTINES: usize = 200;
+/// The part of a CPU from which on the probes slow the program down in a burst.
+const SLOWED: f64 = 0.1;
 
 /// A goroutine that wakes others.
 struct Waker {
@@ -111,13 +113,13 @@ impl<'a> Told<'a> {
     }
 
     fn rates(&self) -> [(&'static str, Sampling); 3] {
-        let SampledSwitches { parks, readies, runs } = self.switches.sampled;
+        let SampledSwitches { parks, readies, runs, .. } = self.switches.sampled;
         [("parks", parks), ("wake-ups", readies), ("runs", runs)]
     }
 
     /// What bursts say of all the time.
     fn sampled(&self) -> Option<Value> {
-        let SampledSwitches { parks, readies, runs } = self.switches.sampled;
+        let SampledSwitches { parks, readies, runs, .. } = self.switches.sampled;
         (parks.windows() != 0).then(|| {
             json!({
                 "bursts": parks.windows(),
@@ -125,8 +127,15 @@ impl<'a> Told<'a> {
                 "parks": cost::estimate(parks.rate()),
                 "ready": cost::estimate(readies.rate()),
                 "runs": cost::estimate(runs.rate()),
+                "slowed_by_bursts": self.is_slowed(),
             })
         })
+    }
+
+    /// Whether the probes take enough in a burst that the program does noticeably less in it than otherwise.
+    fn is_slowed(&self) -> bool {
+        let SampledSwitches { parks, cost_ns, .. } = self.switches.sampled;
+        cost_ns as f64 / 1e9 > SLOWED * parks.seconds()
     }
 
     fn hits(&self, name: &str) -> u64 {
@@ -194,12 +203,17 @@ impl<'a> Told<'a> {
                 .map(|(what, e)| format!("{:.0} {what} (95 %: {:.0} to {:.0})", e.per_second, e.low, e.high))
                 .collect();
             outln!(
-                "    {} bursts: {}; waits longer than a burst are not in the figures",
+                "    {} bursts: {}{}; waits longer than a burst are not in the figures",
                 sampled.parks.windows(),
                 if rates.is_empty() {
                     "too few for rates".to_owned()
                 } else {
                     format!("about {} a second", rates.join(", "))
+                },
+                if self.is_slowed() {
+                    ", with the probes, which slow the program down in a burst: without them it may do many times as much"
+                } else {
+                    ""
                 }
             );
         }

@@ -262,7 +262,7 @@ impl<'a> Attach<'a> {
                         self.args.switches.is_some() && self.args.switches_as == SwitchForm::Records;
                     let or = if records { ", --switches-as sums does without" } else { "" };
                     let text = format!(
-                        "{count} events were lost (the ring was full): counts of this moment are too low; --ring-kib makes it larger{or}"
+                        "{count} more events were lost (the ring was full): what is counted of them is too low; --ring-kib makes it larger{or}"
                     );
                     self.note("lost", &text);
                 }

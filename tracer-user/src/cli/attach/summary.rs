@@ -59,6 +59,8 @@ impl Attach<'_> {
                     "started": process.gc.started,
                 },
                 "stw": { "by_reason": stw, "unpaired": process.stw.unpaired },
+                // Where it is not 0, what is counted of the GC, stops and panics is the least that there was.
+                "rare_events_lost": summary.lost.rare,
                 "panics": { "begun": process.panics, "recovered": process.recovered },
                 "goroutines": {
                     "now": process.goroutines.len(),
@@ -66,6 +68,7 @@ impl Attach<'_> {
                     "exited": counted.then_some(process.goroutines.exited),
                     "found_ended": process.goroutines.healed,
                     "lifetimes_observed": process.has_lifetimes(),
+                    "events_lost": summary.lost.lifetimes,
                     "sampled": (!process.has_lifetimes()).then(|| self.sampled(summary)),
                     "blocked_share": self.blocked_share(),
                 },
@@ -231,14 +234,28 @@ impl Attach<'_> {
                 };
                 format!("; the runtime handed out {n} goroutine ids meanwhile{slowed}")
             });
-            format!("; creations and exits were not all observed, see above{rate}{ids}")
+            let why = match summary.lost.lifetimes {
+                0 => "see above".to_owned(),
+                lost => format!("{lost} events of theirs were lost"),
+            };
+            format!("; creations and exits were not all observed, {why}{rate}{ids}")
         };
         outln!("  goroutines: {}{share}{lifetimes}", process.goroutines.len());
         let unexplained = match process.gc.unexplained {
             0 => String::new(),
             count => format!(", {count} whose start was not seen: what set them off is not known"),
         };
-        outln!("  gc: {} cycles, {} of them forced{unexplained}", process.gc.completed, process.gc.forced);
+        let lost = match summary.lost.rare {
+            0 => String::new(),
+            lost => format!(
+                "; {lost} events of the GC, of stops and panics were lost: there were at least so many"
+            ),
+        };
+        outln!(
+            "  gc: {} cycles, {} of them forced{unexplained}{lost}",
+            process.gc.completed,
+            process.gc.forced
+        );
         for (reason, PauseSum { count, total_ns, longest_ns }) in process.stw.by_reason() {
             outln!(
                 "  stw: {count} x {reason}, {} in all, longest {}",
