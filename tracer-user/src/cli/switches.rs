@@ -20,6 +20,8 @@ const WAKERS: (usize, usize) = (5, 50);
 const GOROUTINES: usize = 200;
 /// The part of a CPU from which on the probes slow the program down in a burst.
 const SLOWED: f64 = 0.1;
+/// Without a burst, ns, from which on rates say little of that time.
+const LONG_PAUSE: u64 = 1_000_000_000;
 
 /// A goroutine that wakes others.
 struct Waker {
@@ -128,6 +130,7 @@ impl<'a> Told<'a> {
                 "ready": cost::estimate(readies.rate()),
                 "runs": cost::estimate(runs.rate()),
                 "slowed_by_bursts": self.is_slowed(),
+                "longest_pause_ns": self.switches.sampled.longest_pause_ns,
             })
         })
     }
@@ -203,12 +206,19 @@ impl<'a> Told<'a> {
                 .map(|(what, e)| format!("{:.0} {what} (95 %: {:.0} to {:.0})", e.per_second, e.low, e.high))
                 .collect();
             outln!(
-                "    {} bursts: {}{}; waits longer than a burst are not in the figures",
+                "    {} bursts: {}{}{}; waits longer than a burst are not in the figures",
                 sampled.parks.windows(),
                 if rates.is_empty() {
                     "too few for rates".to_owned()
                 } else {
                     format!("about {} a second", rates.join(", "))
+                },
+                match sampled.longest_pause_ns {
+                    0..LONG_PAUSE => String::new(),
+                    ns => format!(
+                        ", but none for as long as {}, in which it may have done much more: bursts are the rarer the more it does",
+                        duration(ns)
+                    ),
                 },
                 if self.is_slowed() {
                     ", with the probes, which slow the program down in a burst: without them it may do many times as much"

@@ -213,10 +213,16 @@ impl Process {
         self.stw.lose(until_ns);
     }
 
-    /// A sampling window of so many seconds is over, with what was counted in it.
-    pub fn sample(&mut self, seconds: f64, creations: u64, exits: u64) {
-        self.sampled_creations.add(seconds, creations);
-        self.sampled_exits.add(seconds, exits);
+    /// From now on there are sampling windows; what was before was observed all the time.
+    pub const fn begin_windows(&mut self) {
+        self.sampled_creations.resume();
+        self.sampled_exits.resume();
+    }
+
+    /// A sampling window from one time to another is over, with what was counted in it.
+    pub fn sample(&mut self, (begin_ns, end_ns): (u64, u64), creations: u64, exits: u64) {
+        self.sampled_creations.add(begin_ns, end_ns, creations);
+        self.sampled_exits.add(begin_ns, end_ns, exits);
     }
 
     /// Whether all creations and exits since attach have come in, but for those that are counted as lost.

@@ -11,27 +11,48 @@ pub struct Estimate {
     pub high: f64,
 }
 
-/// Counts in sampling windows: what a ratio estimator needs of them.
+/// Counts in sampling windows: what a ratio estimator needs of them. Windows are the shorter and the rarer the more there is
+/// to count, so each stands for the time since the one before.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sampling {
     windows: u64,
+    /// Observed.
     seconds: f64,
+    /// That the windows stand for.
+    time: f64,
     count: f64,
-    seconds_squared: f64,
+    time_squared: f64,
     count_squared: f64,
     product: f64,
+    /// The variance of the counts if there is nothing but chance in them.
+    chance: f64,
+    end_ns: Option<u64>,
 }
 
 impl Sampling {
-    /// One more window.
-    pub fn add(&mut self, seconds: f64, count: u64) {
-        let count = count as f64;
+    /// What comes next is not preceded by a window.
+    pub const fn resume(&mut self) {
+        self.end_ns = None;
+    }
+
+    /// One more window, from one time to another.
+    pub fn add(&mut self, begin_ns: u64, end_ns: u64, count: u64) {
+        let since = |from: u64| end_ns.saturating_sub(from) as f64 / 1e9;
+        let seconds = since(begin_ns);
+        if seconds <= 0.0 {
+            return;
+        }
+        let time = since(self.end_ns.replace(end_ns).map_or(begin_ns, |end| end.min(begin_ns)));
+        let scale = time / seconds;
+        let counted = count as f64 * scale;
         self.windows += 1;
         self.seconds += seconds;
-        self.count += count;
-        self.seconds_squared += seconds * seconds;
-        self.count_squared += count * count;
-        self.product += seconds * count;
+        self.time += time;
+        self.count += counted;
+        self.time_squared += time * time;
+        self.count_squared += counted * counted;
+        self.product += time * counted;
+        self.chance += counted * scale;
     }
 
     /// Windows so far.
@@ -53,14 +74,14 @@ impl Sampling {
     /// never taken to be less than that of a Poisson process of this rate, since few windows may look alike by chance.
     #[must_use]
     pub fn rate(&self) -> Option<Estimate> {
-        if self.windows < 2 || self.seconds <= 0.0 {
+        if self.windows < 2 {
             return None;
         }
         let n = self.windows as f64;
-        let rate = self.count / self.seconds;
-        let scatter = self.count_squared - 2.0 * rate * self.product + rate * rate * self.seconds_squared;
-        let between = (n / (n - 1.0) * scatter.max(0.0)).sqrt() / self.seconds;
-        let poisson = self.count.sqrt() / self.seconds;
+        let rate = self.count / self.time;
+        let scatter = self.count_squared - 2.0 * rate * self.product + rate * rate * self.time_squared;
+        let between = (n / (n - 1.0) * scatter.max(0.0)).sqrt() / self.time;
+        let poisson = self.chance.sqrt() / self.time;
         let (narrow, wide) = (1.96 * poisson, student(self.windows - 1) * between);
         // Nothing in all of them still leaves room for three (the rule of three).
         let least = if self.count == 0.0 { 3.0 / self.seconds } else { 0.0 };
@@ -85,16 +106,22 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Windows one behind the other.
+    fn sampling(windows: impl IntoIterator<Item = (f64, u64)>) -> Sampling {
+        let (mut sampling, mut now) = (Sampling::default(), 0);
+        for (seconds, count) in windows {
+            let begin = now;
+            now += (seconds * 1e9) as u64;
+            sampling.add(begin, now, count);
+        }
+        sampling
+    }
+
     #[test]
     fn equal_windows_of_a_steady_rate_are_as_sure_as_counting_is() {
-        let mut sampling = Sampling::default();
-        assert_eq!(sampling.rate(), None);
-        sampling.add(0.1, 100);
-        assert_eq!(sampling.rate(), None);
-        for _ in 0..9 {
-            sampling.add(0.1, 100);
-        }
-        let rate = sampling.rate().unwrap();
+        assert_eq!(sampling([]).rate(), None);
+        assert_eq!(sampling([(0.1, 100)]).rate(), None);
+        let rate = sampling([(0.1, 100); 10]).rate().unwrap();
         assert!((rate.per_second - 1000.0).abs() < 1e-6);
         // 1000 counted: 3.2 % of standard deviation.
         assert!((rate.high - rate.per_second - 62.0).abs() < 1.0, "{rate:?}");
@@ -102,20 +129,33 @@ mod tests {
 
     #[test]
     fn windows_that_differ_are_less_sure() {
-        let mut sampling = Sampling::default();
-        for i in 0..10 {
-            sampling.add(0.1, if i % 2 == 0 { 0 } else { 2000 });
-        }
-        let rate = sampling.rate().unwrap();
+        let rate = sampling((0..10).map(|i| (0.1, i % 2 * 2000))).rate().unwrap();
         assert!(rate.low < 3_000.0 && rate.high > 17_000.0, "{rate:?}");
     }
 
     #[test]
-    fn nothing_seen_is_not_nothing_there() {
+    fn windows_that_are_short_since_much_happens_stand_for_as_much_time() {
+        const SECOND: u64 = 1_000_000_000;
+        // Half of the time nothing happens, in windows of a quarter of a second; in the other half 100 000 a second do, in
+        // windows of 2 ms.
         let mut sampling = Sampling::default();
-        sampling.add(0.5, 0);
-        sampling.add(0.5, 0);
-        assert_eq!(sampling.rate(), Some(Estimate { per_second: 0.0, low: 0.0, high: 3.0 }));
+        for second in 0..20 {
+            let (length, count) = if second < 10 { (SECOND / 4, 0) } else { (SECOND / 500, 200) };
+            sampling.add((second + 1) * SECOND - length, (second + 1) * SECOND, count);
+        }
+        let rate = sampling.rate().unwrap();
+        assert!((rate.per_second - 50_000.0).abs() < 2_500.0, "{rate:?}");
+        assert!(rate.low > 20_000.0 && rate.high < 80_000.0, "{rate:?}");
+        // What was observed all the time in between is not what a window stands for.
+        let before = sampling;
+        sampling.resume();
+        sampling.add(1000 * SECOND, 1001 * SECOND, 50_000);
+        assert!((sampling.time - before.time - 1.0).abs() < 1e-9);
+    }
+
+    #[test]
+    fn nothing_seen_is_not_nothing_there() {
+        assert_eq!(sampling([(0.5, 0); 2]).rate(), Some(Estimate { per_second: 0.0, low: 0.0, high: 3.0 }));
     }
 
     /// A generator for the test below: splitmix64.
@@ -132,13 +172,12 @@ mod tests {
         let (mut state, mut held) = (7, 0);
         const TRIALS: u32 = 400;
         for _ in 0..TRIALS {
-            let mut sampling = Sampling::default();
-            for _ in 0..12 {
+            let windows = (0..12).map(|_| {
                 // The rate of each window is anything between 0 and twice the truth.
                 let seconds = 0.05 + 0.1 * next(&mut state);
-                sampling.add(seconds, (2.0 * 5_000.0 * next(&mut state) * seconds) as u64);
-            }
-            let rate = sampling.rate().unwrap();
+                (seconds, (2.0 * 5_000.0 * next(&mut state) * seconds) as u64)
+            });
+            let rate = sampling(windows).rate().unwrap();
             held += u32::from((rate.low..=rate.high).contains(&5_000.0));
         }
         assert!(held > TRIALS * 90 / 100, "{held} of {TRIALS}");
@@ -150,9 +189,7 @@ mod tests {
         fn the_interval_is_around_the_estimate(
             windows in proptest::collection::vec((0.001..1.0_f64, 0..1_000_000_u64), 2..50)
         ) {
-            let mut sampling = Sampling::default();
-            windows.iter().for_each(|(seconds, count)| sampling.add(*seconds, *count));
-            let rate = sampling.rate().unwrap();
+            let rate = sampling(windows).rate().unwrap();
             prop_assert!(rate.low >= 0.0 && rate.low <= rate.per_second && rate.per_second <= rate.high);
         }
     }

@@ -166,6 +166,19 @@ pub struct SampledSwitches {
     pub runs: Sampling,
     /// What the probes took of the target's CPU time in them, ns, as predicted by hits.
     pub cost_ns: u64,
+    /// The longest time between two bursts, or behind the last, ns. Bursts are the rarer the more a program does, so that this
+    /// is where rates are too low.
+    pub longest_pause_ns: u64,
+    /// When the last one ended.
+    pub last_end_ns: Option<u64>,
+}
+
+impl SampledSwitches {
+    /// The time until then lies behind the last burst.
+    pub fn pause_until(&mut self, at_ns: u64) {
+        let pause = self.last_end_ns.map_or(0, |end| at_ns.saturating_sub(end));
+        self.longest_pause_ns = self.longest_pause_ns.max(pause);
+    }
 }
 
 /// A goroutine that is parked or runnable.

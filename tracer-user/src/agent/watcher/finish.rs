@@ -28,6 +28,7 @@ impl Watcher {
         self.session.join();
         self.take_sums();
         self.governor.stop();
+        let detached_ns = monotonic_ns();
         for step in self.governor.steps() {
             if let Step::Ended(stretch) = step {
                 // What was watched all the time was, up to the end.
@@ -37,6 +38,7 @@ impl Watcher {
                 notices.push(Notice::Governed(Step::Ended(stretch)));
             }
         }
+        self.process.switches.sampled.pause_until(detached_ns);
         if self.exit.is_none() {
             self.hear_signals();
         }

@@ -52,6 +52,7 @@ impl Watcher {
                     self.end_gaps(|gap| gap == *tier, notices);
                     if *tier == TIER_T2 {
                         self.process.begin_gap();
+                        self.process.begin_windows();
                     }
                 }
                 Step::Mode { .. } | Step::Asked { .. } | Step::Refused { .. } | Step::Priced { .. } => {}
@@ -81,16 +82,17 @@ impl Watcher {
         let count = |wanted: &[Probe]| {
             stretch.hits.iter().filter(|(probe, _)| wanted.contains(probe)).map(|(_, n)| n).sum()
         };
+        let time = (stretch.begin_ns, stretch.end_ns);
         if stretch.sampled && stretch.tier == TIER_T2 {
-            let seconds = (stretch.end_ns - stretch.begin_ns) as f64 / 1e9;
-            self.process.sample(seconds, count(&[Probe::GoCreate]), count(&[Probe::GoExit]));
+            self.process.sample(time, count(&[Probe::GoCreate]), count(&[Probe::GoExit]));
         } else if stretch.sampled && stretch.tier == TIER_T3 && stretch.end_ns > stretch.begin_ns {
-            let seconds = (stretch.end_ns - stretch.begin_ns) as f64 / 1e9;
             let sampled = &mut self.process.switches.sampled;
-            sampled.parks.add(seconds, count(&[Probe::GoPark]));
-            sampled.readies.add(seconds, count(&[Probe::GoReady]));
-            sampled.runs.add(seconds, count(&[Probe::GoRun]));
+            sampled.parks.add(time.0, time.1, count(&[Probe::GoPark]));
+            sampled.readies.add(time.0, time.1, count(&[Probe::GoReady]));
+            sampled.runs.add(time.0, time.1, count(&[Probe::GoRun]));
             sampled.cost_ns += stretch.cost_ns;
+            sampled.pause_until(stretch.begin_ns);
+            sampled.last_end_ns = Some(stretch.end_ns);
         } else if !stretch.sampled && !matches!(stretch.why, Why::Asked | Why::TargetGone) {
             self.gaps.push((stretch.tier, stretch.end_ns, stretch.why));
         }
