@@ -113,7 +113,7 @@ fn root_loss_1_no_pause_and_no_cycle_lies_across_lost_events() {
     for go in ["1.21.13", "1.27.3"] {
         let build = Build::find("gcstw", go, "stripped").unwrap();
         let mut target = build.start_ready(&without_end).unwrap();
-        let options = ["--events", "--ring-kib", "4", "--budget", "100"];
+        let options = ["--events", "--ring-kib", "256", "--budget", "100"];
         let mut attach = Attach::start(target.pid(), &options).unwrap();
         target.tell("").unwrap();
         for _ in 0..10 {
