@@ -30,7 +30,7 @@ impl Check {
 }
 
 /// Number (`include/uapi/linux/capability.h`), name, and what it is needed for.
-const CAPABILITIES: [(u32, &str, &str); 4] = [
+const CAPABILITIES: [(u32, &str, &str); 6] = [
     (19, "CAP_SYS_PTRACE", "ps, dump, profile, attach: to read the memory of other users' processes"),
     (39, "CAP_BPF", "attach, profile: to load eBPF programs"),
     (
@@ -38,6 +38,12 @@ const CAPABILITIES: [(u32, &str, &str); 4] = [
         "CAP_PERFMON",
         "attach: to place uprobes and to read the process from them; profile: to sample the CPUs",
     ),
+    (
+        23,
+        "CAP_SYS_NICE",
+        "attach: to be in time with probes that have to go; without it they go some milliseconds later on a busy machine",
+    ),
+    (28, "CAP_LEASE", "attach --exe: to guard executables that are not gotrail's own user's"),
     (21, "CAP_SYS_ADMIN", "attach: to place uprobes one by one, which kernels before 6.6 ask for"),
 ];
 

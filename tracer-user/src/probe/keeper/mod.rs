@@ -9,6 +9,7 @@
 mod client;
 mod link;
 mod server;
+mod warm;
 mod wire;
 
 pub(super) use client::Leased;

@@ -16,6 +16,7 @@ use rustix::process::{Signal, getppid, set_parent_process_death_signal, setprior
 use rustix::thread::set_name;
 
 use super::link;
+use super::warm::Warmth;
 use super::wire::{
     BEGIN, END, KEPT, MAX_SITES, Message, OFF, ON, Order, PREPARE, REFUSED, RENEW, Site, TRACE, TRACEPOINTS,
     Why,
@@ -27,7 +28,11 @@ const MAX_TIERS: usize = 8;
 /// Longest lease: what asks for more is given this.
 const MAX_LEASE_NS: u64 = 10_000_000_000;
 
-/// The keeper's nice value.
+/// Up to this a lease is a window, which has to end quickly: a program that begins a storm in it has nothing saved up. To be
+/// ready for that takes a hundredth of a processor, which is too much for what stays on.
+const WINDOW_NS: u64 = 250_000_000;
+
+/// The keeper's nice value where it can't be more than that.
 const URGENT: i32 = -10;
 
 /// A tier's programs and where they go, and the links while it is on.
@@ -35,6 +40,8 @@ struct Tier {
     place: Place,
     target: OwnedFd,
     lease: Option<Lease>,
+    /// Since the first window.
+    warmth: Option<Warmth>,
 }
 
 enum Place {
@@ -46,6 +53,19 @@ enum Place {
     },
     /// [`TRACEPOINTS`], in their order.
     Tracepoints([OwnedFd; 2]),
+}
+
+impl Tier {
+    /// Makes the end of its window a quick one. Where that is not to be had there is a window all the same.
+    fn warm(&mut self) {
+        let (Some(lease), Place::Sites { program, .. }) = (&self.lease, &self.place) else { return };
+        if self.warmth.is_none() {
+            self.warmth = Warmth::new(program).ok();
+        }
+        if let Some(warmth) = &self.warmth {
+            warmth.keep_until(lease.until_ns);
+        }
+    }
 }
 
 impl Place {
@@ -84,8 +104,7 @@ pub(in crate::probe) fn run(parent: Option<u32>) -> ExitCode {
     let _ = setsid();
     let _ = set_name(c"gotrail-keeper");
     close_others();
-    // Late is dear: next to no work, but it must be done in time. Not permitted is not fatal.
-    let _ = setpriority_process(None, URGENT);
+    hurry();
     // The socket's end tells that gotrail is gone; this tells it even if a child of gotrail's still holds the other end.
     let armed = set_parent_process_death_signal(Some(Signal::KILL));
     let alive = getppid().map(|pid| pid.as_raw_nonzero().get().cast_unsigned());
@@ -95,6 +114,20 @@ pub(in crate::probe) fn run(parent: Option<u32>) -> ExitCode {
     let stdin = io::stdin();
     Keeper { socket: stdin.as_fd(), tiers: BTreeMap::new() }.serve();
     ExitCode::SUCCESS
+}
+
+/// Late is dear: next to no work, but it must be done in time. Not permitted is not fatal.
+///
+/// A real-time thread need not wait for the end of another one's slice, and the kernel lets it have the lock of a process's
+/// memory, which each trap of that process reads under, before the next tick (kernel/locking/rwsem.c, `rwsem_try_write_lock`).
+fn hurry() {
+    const LEAST: libc::c_int = 1;
+    // SAFETY: sched_setscheduler(2) of the calling thread reads the one number that its parameter is on Linux.
+    let result =
+        unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_RR, std::ptr::from_ref(&LEAST)) };
+    if result != 0 {
+        let _ = setpriority_process(None, URGENT);
+    }
 }
 
 /// Closes whatever was inherited beyond the three standard descriptors.
@@ -208,7 +241,7 @@ impl Keeper<'_> {
     fn insert(&mut self, tier: u32, place: Place, target: OwnedFd) -> bool {
         let has_room = self.tiers.len() < MAX_TIERS;
         if has_room {
-            self.tiers.insert(tier, Tier { place, target, lease: None });
+            self.tiers.insert(tier, Tier { place, target, lease: None, warmth: None });
         }
         has_room
     }
@@ -232,11 +265,20 @@ impl Keeper<'_> {
             Err(error) => (REFUSED, error.raw_os_error().unwrap_or(0).cast_unsigned()),
         };
         self.tell(kind, order.tier, monotonic_ns(), detail);
+        if order.lease_ns <= WINDOW_NS
+            && let Some(tier) = self.tiers.get_mut(&order.tier)
+        {
+            tier.warm();
+        }
     }
 
     fn drop_lease(&mut self, tier: u32, why: Why) {
-        let Some(lease) = self.tiers.get_mut(&tier).and_then(|tier| tier.lease.take()) else { return };
+        let Some(known) = self.tiers.get_mut(&tier) else { return };
+        let Some(lease) = known.lease.take() else { return };
         let at_ns = monotonic_ns();
+        if let Some(warmth) = &known.warmth {
+            warmth.end();
+        }
         drop(lease);
         self.tell(OFF, tier, at_ns, why.to_wire());
     }
