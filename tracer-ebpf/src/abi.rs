@@ -67,6 +67,8 @@ pub const TIER_SYSCALLS: u32 = 16;
 pub const CONFIG_CAPTURE_TEXT: u32 = 1;
 /// [`ProcConfig::flags`]: T3 sums up in the kernel and sends no records of single switches.
 pub const CONFIG_SUM_SWITCHES: u32 = 2;
+/// [`ProcConfig::flags`]: hits of T3 are paid from the budget, so many of them wake the governor.
+pub const CONFIG_ALARM_SWITCHES: u32 = 4;
 
 /// An offset that this Go version does not have.
 pub const NO_OFFSET: u32 = u32::MAX;

@@ -1,5 +1,5 @@
-//! Wakes the governor when the first two tiers are hit often: what a target loses before somebody looks is bounded by hits then,
-//! and not by time.
+//! Wakes the governor when probes are hit often: what a target loses before somebody looks is bounded by hits then, and not by
+//! time.
 
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::RingBuf;

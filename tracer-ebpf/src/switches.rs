@@ -5,8 +5,11 @@ use aya_ebpf::maps::{PerCpuArray, RingBuf};
 use aya_ebpf::programs::ProbeContext;
 use tracer_ebpf::decide::Fault;
 use tracer_ebpf::switch::{Run, park, ready, run};
-use tracer_ebpf::{CONFIG_SUM_SWITCHES, EventHeader, FLAG_PARTIAL, Probe, SwitchEvent, TIER_T3};
+use tracer_ebpf::{
+    CONFIG_ALARM_SWITCHES, CONFIG_SUM_SWITCHES, EventHeader, FLAG_PARTIAL, Probe, SwitchEvent, TIER_T3,
+};
 
+use crate::alarms;
 use crate::kernel::{UserMemory, register, registers};
 use crate::maps::{Counters, deliver};
 use crate::stacks::{stack_of, switch_counters};
@@ -39,6 +42,9 @@ pub fn switches(ctx: &ProbeContext) {
     let g = register(ctx, (hit.cookie >> 8) as u8);
     let counters = hit.counters;
     let probe = hit.header.probe;
+    if hit.config.flags & CONFIG_ALARM_SWITCHES != 0 {
+        alarms::tell(counters);
+    }
     let done = if probe == Probe::GoPark as u8 {
         parks(&hit, g)
     } else if probe == Probe::GoReady as u8 {

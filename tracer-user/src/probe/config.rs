@@ -2,8 +2,8 @@
 
 use bytemuck::Pod;
 use tracer_ebpf::{
-    ABI_VERSION, CONFIG_CAPTURE_TEXT, CONFIG_SUM_SWITCHES, MAX_FRAMELESS, NO_OFFSET, ProcConfig,
-    TIER_SYSCALLS,
+    ABI_VERSION, CONFIG_ALARM_SWITCHES, CONFIG_CAPTURE_TEXT, CONFIG_SUM_SWITCHES, MAX_FRAMELESS, NO_OFFSET,
+    ProcConfig, TIER_SYSCALLS,
 };
 
 use super::options::{Options, SwitchMode};
@@ -22,6 +22,8 @@ unsafe impl<T: Pod> aya::Pod for Wire<T> {}
 pub(super) fn config(binary: &GoBinary, plan: &Plan, bias: u64, slot: u32, options: &Options) -> ProcConfig {
     let text = if options.capture_text { CONFIG_CAPTURE_TEXT } else { 0 };
     let sums = if options.switches == SwitchMode::Sums { CONFIG_SUM_SWITCHES } else { 0 };
+    // Of those that were asked for whatever they cost nobody needs to hear.
+    let alarm = if options.switches_for.is_none() { CONFIG_ALARM_SWITCHES } else { 0 };
     let layout = binary.layout();
     let minor = binary.version().minor;
     let g = &layout.g;
@@ -30,7 +32,7 @@ pub(super) fn config(binary: &GoBinary, plan: &Plan, bias: u64, slot: u32, optio
         abi_version: ABI_VERSION,
         slot,
         tiers: options.tiers,
-        flags: text | sums,
+        flags: text | sums | alarm,
         g_m: g.m,
         g_goid: g.goid,
         g_parent_goid: g.parent_goid.unwrap_or(NO_OFFSET),
