@@ -3,7 +3,8 @@
 //! Over any stretch of time no more is spent than is earned in it, plus what was saved up before ([`Purse::cap`]), plus what
 //! is overspent before somebody looks. So the loss over any ten seconds stays within the budget: a tenth of it is not earned
 //! at all, which makes up for what is saved up. For a target that uses next to nothing the budget is a tenth of a percent of
-//! one CPU: half of it is earned by time alone, the other half may be saved up; in between the two join.
+//! one CPU: half of it is earned by time alone, the other half may be saved up; in between the two join. Who was idle and is
+//! busy all at once would have both, so that what was spent in the last ten seconds is looked at as well.
 
 use std::collections::VecDeque;
 
@@ -23,8 +24,11 @@ const SAVED: f64 = 0.5;
 const ENOUGH: f64 = 0.002 * SECOND;
 /// The budget is over this many seconds.
 const SECONDS: f64 = 10.0;
+const TEN_SECONDS: u64 = 10_000_000_000;
 /// How much of the past tells what is earned now, ns.
 const RECENT: u64 = 1_000_000_000;
+/// What of the past is not told apart, ns.
+const GRAIN: u64 = 100_000_000;
 
 /// What may be spent, in nanoseconds of the target's CPU time.
 #[derive(Debug)]
@@ -32,6 +36,8 @@ pub(super) struct Purse {
     share: f64,
     left: f64,
     recent: VecDeque<Lap>,
+    /// The last ten seconds.
+    past: Past,
     /// For how long no more was spent than earned.
     paying_ns: u64,
 }
@@ -43,9 +49,35 @@ struct Lap {
     earned: f64,
 }
 
+/// What was used and what was spent in some time, and in all of the time that counts.
+#[derive(Debug, Default)]
+struct Past {
+    laps: VecDeque<(u64, u64, f64)>,
+    took: u64,
+    cpu: u64,
+    spent: f64,
+}
+
+impl Past {
+    fn add(&mut self, took: u64, cpu: u64, spent: f64) {
+        match self.laps.back_mut() {
+            Some(last) if last.0 < GRAIN => *last = (last.0 + took, last.1 + cpu, last.2 + spent),
+            _ => self.laps.push_back((took, cpu, spent)),
+        }
+        (self.took, self.cpu, self.spent) = (self.took + took, self.cpu + cpu, self.spent + spent);
+        while let Some(&(took, cpu, spent)) = self.laps.front()
+            && self.took - took >= TEN_SECONDS
+        {
+            self.laps.pop_front();
+            (self.took, self.cpu, self.spent) = (self.took - took, self.cpu - cpu, self.spent - spent);
+        }
+    }
+}
+
 impl Purse {
     pub(super) fn new(share: f64) -> Self {
-        let mut purse = Self { share, left: 0.0, recent: VecDeque::new(), paying_ns: 0 };
+        let mut purse =
+            Self { share, left: 0.0, recent: VecDeque::new(), past: Past::default(), paying_ns: 0 };
         purse.left = purse.cap();
         purse
     }
@@ -61,6 +93,7 @@ impl Purse {
             all -= first.took;
             self.recent.pop_front();
         }
+        self.past.add(took, cpu, spent as f64);
         self.left = (self.left + earned).min(self.cap()) - spent as f64;
         self.paying_ns = if spent as f64 > earned { 0 } else { self.paying_ns.saturating_add(took) };
         if self.paying_ns as f64 >= SECONDS * SECOND {
@@ -72,12 +105,17 @@ impl Purse {
 
     /// Takes out what something costs beyond hits.
     pub(super) fn pay(&mut self, ns: u64) {
+        self.past.add(0, 0, ns as f64);
         self.left -= ns as f64;
     }
 
     /// What is left; below 0 when more was spent than there was.
-    pub(super) const fn left(&self) -> f64 {
-        if self.is_endless() { f64::MAX } else { self.left }
+    pub(super) fn left(&self) -> f64 {
+        if self.is_endless() {
+            return f64::MAX;
+        }
+        let allowed = (self.share * self.past.cpu as f64).max(2.0 * NEGLIGIBLE * SECONDS);
+        self.left.min(AIM * allowed - self.past.spent)
     }
 
     /// All of the target's CPU time may be lost: whoever says so wants everything to be observed. What can be saved up would
@@ -155,5 +193,25 @@ mod tests {
             purse.pass(LOOK, 0, LOOK / 1000);
         }
         assert!(purse.left() < 0.0, "{purse:?}");
+    }
+
+    #[test]
+    fn cost_1_who_was_idle_and_is_busy_all_at_once_has_no_more_than_either() {
+        for busy_looks in [5, 15, 50, 100] {
+            let mut purse = Purse::new(0.018);
+            for _ in 0..500 {
+                purse.pass(LOOK, 0, 0);
+            }
+            let (mut cpu, mut spent) = (0, 0);
+            for look in 0..500 {
+                let cpus = if look < busy_looks { 2 } else { 0 };
+                let all = purse.left().max(0.0) as u64;
+                purse.pass(LOOK, cpus * LOOK, all);
+                (cpu, spent) = (cpu + cpus * LOOK, spent + all);
+            }
+            let allowed = (0.018 * cpu as f64).max(0.001 * 10.0 * SECOND);
+            assert!(spent as f64 <= allowed, "{spent} of {allowed} after {busy_looks} looks");
+            assert!(spent as f64 > 0.7 * allowed, "{spent} of {allowed} after {busy_looks} looks");
+        }
     }
 }
