@@ -193,6 +193,42 @@ fn root_cost_1_switches_come_in_bursts_that_the_budget_pays_for() {
 }
 
 #[test]
+fn root_cost_1_a_burst_that_meets_a_storm_is_over_at_once() {
+    const MEETINGS: usize = 3;
+    // Traps while the probes went, of about a million a second. Where the kernel waits for a grace period first, 4 000 to 15 000.
+    const MOST: u64 = 1500;
+    needs!(Need::Fixtures, Need::Root);
+    let mut outside = Vec::new();
+    for _ in 0..6 * MEETINGS {
+        let mut target = start();
+        let mut attach = Attach::start(target.pid(), &["--switches", "bursts"]).unwrap();
+        await_kind(&mut attach, "window");
+        // Bursts of a program that does nothing take more than half of the time.
+        sleep(Duration::from_millis(1200));
+        tell(&mut target, "switch");
+        sleep(Duration::from_millis(100));
+        tell(&mut target, "silence");
+        sleep(Duration::from_millis(100));
+        let report = attach.stop().unwrap();
+        tell(&mut target, "end");
+        let met = report.lines_of("window").any(|window| {
+            let long = number(window, "/end_ns").unwrap() - number(window, "/begin_ns").unwrap() > 6_000_000;
+            long && number(window, "/hits/go_run").unwrap_or(0) > 100
+        });
+        if met {
+            outside.push(number(report.summary().unwrap(), "/switches/traps_outside").unwrap());
+        }
+        if outside.len() == MEETINGS {
+            break;
+        }
+    }
+    outside.sort_unstable();
+    println!("traps while probes came and went: {outside:?}");
+    assert_eq!(outside.len(), MEETINGS, "a storm hardly ever met a burst");
+    assert!(outside[MEETINGS / 2] < MOST, "{outside:?}");
+}
+
+#[test]
 fn root_cost_1_a_stopped_gotrail_ends_the_switches_that_were_asked_for() {
     // The lease, and what a busy machine adds.
     const LEASE: Duration = Duration::from_millis(1000 + 1000);
