@@ -12,6 +12,9 @@ const SECOND: f64 = 1e9;
 
 /// The part of the budget that is earned.
 const AIM: f64 = 0.9;
+/// The part of the last ten seconds' budget that may have been spent. More than what is earned, so that what was saved up can be
+/// spent as well.
+const MOST: f64 = 0.97;
 /// CPU time that is never worth taking a probe off for, each second, half of it: a tenth of a percent of one CPU is what
 /// can be lost in ten seconds with what is saved up.
 const NEGLIGIBLE: f64 = 0.0005 * SECOND;
@@ -60,6 +63,9 @@ struct Past {
 
 impl Past {
     fn add(&mut self, took: u64, cpu: u64, spent: f64) {
+        // Of a time in which nobody looked no more counts than of any other.
+        let counts = TEN_SECONDS as f64 / took.max(TEN_SECONDS) as f64;
+        let (took, cpu) = (took.min(TEN_SECONDS), (cpu as f64 * counts) as u64);
         match self.laps.back_mut() {
             Some(last) if last.0 < GRAIN => *last = (last.0 + took, last.1 + cpu, last.2 + spent),
             _ => self.laps.push_back((took, cpu, spent)),
@@ -115,7 +121,7 @@ impl Purse {
             return f64::MAX;
         }
         let allowed = (self.share * self.past.cpu as f64).max(2.0 * NEGLIGIBLE * SECONDS);
-        self.left.min(AIM * allowed - self.past.spent)
+        self.left.min(MOST * allowed - self.past.spent)
     }
 
     /// All of the target's CPU time may be lost: whoever says so wants everything to be observed. What can be saved up would
