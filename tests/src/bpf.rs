@@ -220,5 +220,5 @@ fn orphans() -> Result<Vec<Program>> {
 }
 
 fn is_ours(name: &str) -> bool {
-    ["t1_", "t2_", "t3_"].iter().any(|start| name.starts_with(start))
+    ["t1_", "t2_", "t3_", "keeper_"].iter().any(|start| name.starts_with(start))
 }

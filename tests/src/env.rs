@@ -9,6 +9,7 @@ use std::env;
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -39,6 +40,8 @@ pub enum Need {
     Backend(&'static str),
     /// A kernel thread that can be seen from here: not in a container.
     KernelThread,
+    /// That threads may be real-time threads.
+    RealTime,
     /// A kernel that writes core files where a process runs.
     Cores,
     /// gdb's gcore.
@@ -64,6 +67,7 @@ impl Need {
             Self::Root => no_root().or_else(no_bpf),
             Self::KernelThread => no_kernel_thread(),
             Self::Backend(name) => backend(name).err().map(|e| format!("{e:#}")),
+            Self::RealTime => no_real_time(),
             Self::Cores => core_file::kernel_lacks(),
             Self::Gcore => core_file::gcore_lacks(),
             Self::Overlay => overlay::lacks(),
@@ -77,6 +81,20 @@ impl Need {
 fn no_kernel_thread() -> Option<String> {
     let is_seen = fs::read_to_string("/proc/2/comm").is_ok_and(|name| name.trim() == "kthreadd");
     (!is_seen).then(|| "no kernel thread can be seen from here".to_owned())
+}
+
+/// As `gotrail doctor` says.
+fn no_real_time() -> Option<String> {
+    let answer = gotrail().and_then(|program| {
+        Command::new(program).args(["doctor", "--format", "json"]).output().context("can't ask doctor")
+    });
+    let answer = match answer.map(|output| serde_json::from_slice::<Value>(&output.stdout)) {
+        Ok(Ok(answer)) => answer,
+        other => return Some(format!("doctor does not say whether there is real time: {other:?}")),
+    };
+    let mut checks = answer["host"].as_array().into_iter().flatten();
+    let is_allowed = checks.any(|check| check["name"] == "real time" && check["ok"] == true);
+    (!is_allowed).then(|| "real-time threads are not allowed here".to_owned())
 }
 
 fn no_machine(name: &str) -> Option<String> {
@@ -121,7 +139,12 @@ pub fn skip(path: &str, needs: &[Need]) -> bool {
     // Which emulated ones are run is for the task runner to say, which fails itself where one that it was told to run
     // can't be made.
     let may_lack = match need {
-        Need::KernelThread | Need::Machine(_) | Need::Cores | Need::Overlay | Need::MemoryLimit => true,
+        Need::KernelThread
+        | Need::RealTime
+        | Need::Machine(_)
+        | Need::Cores
+        | Need::Overlay
+        | Need::MemoryLimit => true,
         Need::Fixtures
         | Need::Oracle
         | Need::StackParser

@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, reason = "an error of the harness is a failed test, and its chain says why")]
 #![expect(clippy::panic, reason = "helpers of tests fail as tests do")]
 
+mod bursts;
 mod churn;
 mod core_file;
 mod cost;

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use gotrail::agent::understand;
 use gotrail::binary::{Program, toolchain_hazards};
 use gotrail::memory::Runtime;
-use gotrail::probe::{Kernel, Links, calibrate};
+use gotrail::probe::{Kernel, Links, calibrate, may_be_real_time};
 use gotrail::target::{Target, debug_file};
 use gotrail::text::printable;
 use serde_json::{Value, json};
@@ -30,18 +30,13 @@ impl Check {
 }
 
 /// Number (`include/uapi/linux/capability.h`), name, and what it is needed for.
-const CAPABILITIES: [(u32, &str, &str); 6] = [
+const CAPABILITIES: [(u32, &str, &str); 5] = [
     (19, "CAP_SYS_PTRACE", "ps, dump, profile, attach: to read the memory of other users' processes"),
     (39, "CAP_BPF", "attach, profile: to load eBPF programs"),
     (
         38,
         "CAP_PERFMON",
         "attach: to place uprobes and to read the process from them; profile: to sample the CPUs",
-    ),
-    (
-        23,
-        "CAP_SYS_NICE",
-        "attach: to be in time with probes that have to go; without it they go some milliseconds later on a busy machine",
     ),
     (28, "CAP_LEASE", "attach --exe: to guard executables that are not gotrail's own user's"),
     (21, "CAP_SYS_ADMIN", "attach: to place uprobes one by one, which kernels before 6.6 ask for"),
@@ -145,6 +140,17 @@ fn host(kernel: &Kernel) -> Vec<Check> {
         };
         checks.push(Check::new(name, held || unneeded, detail));
     }
+    let hurries = may_be_real_time();
+    checks.push(Check::new(
+        "real time",
+        hurries,
+        if hurries {
+            "attach: probes that have to go are gone at once, on a busy machine too"
+        } else {
+            "attach: on a busy machine probes that have to go take some milliseconds more; CAP_SYS_NICE would help, outside of a \
+             group of processes that has no real time"
+        },
+    ));
     checks
 }
 

@@ -29,7 +29,7 @@ pub use detacher::Detacher;
 pub use endings::Endings;
 pub use error::ProbeError;
 pub use fleet::{Execs, Fleet, Gate};
-pub use keeper::{Leases, Report, Why};
+pub use keeper::{Leases, Report, Why, may_be_real_time};
 pub use kernel::{Kernel, Links};
 pub use losses::{Accounting, Counters, ProbeAccount, SwitchAccount};
 pub use options::{Options, SwitchMode};

@@ -7,9 +7,11 @@ use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 use super::wire::Site;
 
 // include/uapi/linux/bpf.h, Linux 6.6.
+const BPF_PROG_LOAD: libc::c_int = 5;
 const BPF_RAW_TRACEPOINT_OPEN: libc::c_int = 17;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_TRACE_UPROBE_MULTI: u32 = 48;
+const BPF_PROG_TYPE_KPROBE: u32 = 2;
 
 /// The member of `union bpf_attr` that `BPF_LINK_CREATE` uses for `uprobe_multi`.
 #[repr(C)]
@@ -29,6 +31,24 @@ struct LinkCreate {
     padding: u32,
 }
 const _: () = assert!(size_of::<LinkCreate>() == 64);
+
+/// The begin of the member of `union bpf_attr` that `BPF_PROG_LOAD` uses.
+#[repr(C)]
+struct ProgramLoad {
+    program_type: u32,
+    instruction_count: u32,
+    instructions: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    interface: u32,
+    expected_attach_type: u32,
+}
+const _: () = assert!(size_of::<ProgramLoad>() == 72);
 
 /// The member of `union bpf_attr` that `BPF_RAW_TRACEPOINT_OPEN` uses, up to Linux 6.9.
 #[repr(C)]
@@ -52,7 +72,7 @@ pub(in crate::probe) fn create(
     sites: &[Site],
 ) -> io::Result<OwnedFd> {
     // By descriptor: whatever the path of the executable names by now, these are the bytes that were looked at.
-    let path = format!("/proc/self/fd/{}\0", executable.as_raw_fd());
+    let path = format!("/proc/thread-self/fd/{}\0", executable.as_raw_fd());
     let offsets: Vec<u64> = sites.iter().map(|site| site.offset).collect();
     let cookies: Vec<u64> = sites.iter().map(|site| site.cookie).collect();
     let mut attribute = LinkCreate {
@@ -100,6 +120,42 @@ pub(in crate::probe) fn trace(program: BorrowedFd<'_>, name: &CStr) -> io::Resul
             BPF_RAW_TRACEPOINT_OPEN,
             std::ptr::from_mut(&mut attribute),
             size_of::<RawTracepointOpen>(),
+        )
+    };
+    made(result)
+}
+
+/// Loads a program for `uprobe_multi` that does nothing; of its name up to 15 bytes are taken.
+///
+/// # Errors
+/// The kernel's.
+pub(super) fn load_nothing(name: &CStr) -> io::Result<OwnedFd> {
+    // r0 = 0; exit. An instruction is its code, registers, offset and a number.
+    const INSTRUCTIONS: [[u8; 8]; 2] = [[0xb7, 0, 0, 0, 0, 0, 0, 0], [0x95, 0, 0, 0, 0, 0, 0, 0]];
+    let license = c"GPL";
+    let mut attribute = ProgramLoad {
+        program_type: BPF_PROG_TYPE_KPROBE,
+        instruction_count: 2,
+        instructions: INSTRUCTIONS.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel_version: 0,
+        flags: 0,
+        name: [0; 16],
+        interface: 0,
+        expected_attach_type: BPF_TRACE_UPROBE_MULTI,
+    };
+    attribute.name.iter_mut().take(15).zip(name.to_bytes()).for_each(|(into, byte)| *into = *byte);
+    // SAFETY: the attribute is the begin of the command's member of bpf_attr, of the given size; instructions and license,
+    // which ends with a zero byte, outlive the call, which only reads them.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            BPF_PROG_LOAD,
+            std::ptr::from_mut(&mut attribute),
+            size_of::<ProgramLoad>(),
         )
     };
     made(result)

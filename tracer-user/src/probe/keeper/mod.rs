@@ -18,6 +18,7 @@ pub(super) use link::create;
 pub(super) use wire::Site;
 pub use wire::Why;
 
+pub use server::may_be_real_time;
 pub(super) use server::run;
 
 /// First argument by which gotrail runs as a keeper.

@@ -28,8 +28,8 @@ const MAX_TIERS: usize = 8;
 /// Longest lease: what asks for more is given this.
 const MAX_LEASE_NS: u64 = 10_000_000_000;
 
-/// Up to this a lease is a window, which has to end quickly: a program that begins a storm in it has nothing saved up. To be
-/// ready for that takes a hundredth of a processor, which is too much for what stays on.
+/// Up to this a lease is a window, or the first of what stays on, which has to end quickly: a program that begins a storm in it
+/// has nothing saved up. To be ready for that takes a hundredth of a processor, which is too much for what stays on.
 const WINDOW_NS: u64 = 250_000_000;
 
 /// The keeper's nice value where it can't be more than that.
@@ -40,8 +40,6 @@ struct Tier {
     place: Place,
     target: OwnedFd,
     lease: Option<Lease>,
-    /// Since the first window.
-    warmth: Option<Warmth>,
 }
 
 enum Place {
@@ -53,19 +51,6 @@ enum Place {
     },
     /// [`TRACEPOINTS`], in their order.
     Tracepoints([OwnedFd; 2]),
-}
-
-impl Tier {
-    /// Makes the end of its window a quick one. Where that is not to be had there is a window all the same.
-    fn warm(&mut self) {
-        let (Some(lease), Place::Sites { program, .. }) = (&self.lease, &self.place) else { return };
-        if self.warmth.is_none() {
-            self.warmth = Warmth::new(program).ok();
-        }
-        if let Some(warmth) = &self.warmth {
-            warmth.keep_until(lease.until_ns);
-        }
-    }
 }
 
 impl Place {
@@ -87,6 +72,7 @@ impl Place {
 struct Lease {
     links: Vec<OwnedFd>,
     until_ns: u64,
+    is_window: bool,
 }
 
 impl Drop for Lease {
@@ -112,7 +98,7 @@ pub(in crate::probe) fn run(parent: Option<u32>) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let stdin = io::stdin();
-    Keeper { socket: stdin.as_fd(), tiers: BTreeMap::new() }.serve();
+    Keeper { socket: stdin.as_fd(), tiers: BTreeMap::new(), warmth: Warmth::begin() }.serve();
     ExitCode::SUCCESS
 }
 
@@ -121,13 +107,25 @@ pub(in crate::probe) fn run(parent: Option<u32>) -> ExitCode {
 /// A real-time thread need not wait for the end of another one's slice, and the kernel lets it have the lock of a process's
 /// memory, which each trap of that process reads under, before the next tick (kernel/locking/rwsem.c, `rwsem_try_write_lock`).
 fn hurry() {
+    if !make_real_time() {
+        let _ = setpriority_process(None, URGENT);
+    }
+}
+
+/// Whether a keeper may have real-time threads, which takes more than `CAP_SYS_NICE` where the kernel has groups of them
+/// (`CONFIG_RT_GROUP_SCHED`): tried in a thread that ends.
+#[must_use]
+pub fn may_be_real_time() -> bool {
+    std::thread::spawn(make_real_time).join().is_ok_and(|done| done)
+}
+
+/// Makes the calling thread one, of the least priority; whether that was allowed.
+fn make_real_time() -> bool {
     const LEAST: libc::c_int = 1;
     // SAFETY: sched_setscheduler(2) of the calling thread reads the one number that its parameter is on Linux.
     let result =
         unsafe { libc::syscall(libc::SYS_sched_setscheduler, 0, libc::SCHED_RR, std::ptr::from_ref(&LEAST)) };
-    if result != 0 {
-        let _ = setpriority_process(None, URGENT);
-    }
+    result == 0
 }
 
 /// Closes whatever was inherited beyond the three standard descriptors.
@@ -140,6 +138,7 @@ fn close_others() {
 struct Keeper<'a> {
     socket: BorrowedFd<'a>,
     tiers: BTreeMap<u32, Tier>,
+    warmth: Warmth,
 }
 
 impl Keeper<'_> {
@@ -165,6 +164,7 @@ impl Keeper<'_> {
                 _ => break,
             }
         }
+        self.warmth.keep_until(0);
         // At once, and together: the kernel takes tens of milliseconds for each.
         std::thread::scope(|scope| {
             for tier in std::mem::take(&mut self.tiers).into_values() {
@@ -216,8 +216,10 @@ impl Keeper<'_> {
             RENEW => {
                 if let Some(lease) = self.tiers.get_mut(&order.tier).and_then(|tier| tier.lease.as_mut()) {
                     lease.until_ns = deadline(&order);
+                    lease.is_window = order.lease_ns <= WINDOW_NS;
                     self.tell(KEPT, order.tier, monotonic_ns(), 0);
                 }
+                self.keep_ready();
                 true
             }
             END => {
@@ -241,7 +243,7 @@ impl Keeper<'_> {
     fn insert(&mut self, tier: u32, place: Place, target: OwnedFd) -> bool {
         let has_room = self.tiers.len() < MAX_TIERS;
         if has_room {
-            self.tiers.insert(tier, Tier { place, target, lease: None, warmth: None });
+            self.tiers.insert(tier, Tier { place, target, lease: None });
         }
         has_room
     }
@@ -259,26 +261,27 @@ impl Keeper<'_> {
                 (OFF, Why::TargetGone.to_wire())
             }
             Ok(links) => {
-                tier.lease = Some(Lease { links, until_ns: deadline(order) });
+                let is_window = order.lease_ns <= WINDOW_NS;
+                tier.lease = Some(Lease { links, until_ns: deadline(order), is_window });
                 (ON, 0)
             }
             Err(error) => (REFUSED, error.raw_os_error().unwrap_or(0).cast_unsigned()),
         };
         self.tell(kind, order.tier, monotonic_ns(), detail);
-        if order.lease_ns <= WINDOW_NS
-            && let Some(tier) = self.tiers.get_mut(&order.tier)
-        {
-            tier.warm();
-        }
+        self.keep_ready();
+    }
+
+    /// For the end of the last window.
+    fn keep_ready(&self) {
+        let windows = self.tiers.values().filter_map(|tier| tier.lease.as_ref()).filter(|l| l.is_window);
+        self.warmth.keep_until(windows.map(|lease| lease.until_ns).max().unwrap_or(0));
     }
 
     fn drop_lease(&mut self, tier: u32, why: Why) {
         let Some(known) = self.tiers.get_mut(&tier) else { return };
         let Some(lease) = known.lease.take() else { return };
         let at_ns = monotonic_ns();
-        if let Some(warmth) = &known.warmth {
-            warmth.end();
-        }
+        self.keep_ready();
         drop(lease);
         self.tell(OFF, tier, at_ns, why.to_wire());
     }

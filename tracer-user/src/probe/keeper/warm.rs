@@ -3,8 +3,11 @@
 //! Before the kernel touches the first breakpoint it takes `dup_mmap_sem` for writing (kernel/events/uprobes.c,
 //! `register_for_each_vma`), and that waits for a grace period of RCU: 5 to 14 ms were seen, in which a program that has just
 //! begun a storm hits every probe. Who comes soon after another writer does not wait (kernel/rcu/sync.c): of 309 that came
-//! within 12 ms none did, of 62 after 16 to 20 ms one. So, while the end of a lease has to be quick, probes come and go all the time
-//! on a page that nobody has mapped, where they cost no program anything.
+//! within 12 ms none did, of 62 after 16 to 20 ms one. So, while the end of a lease has to be quick, probes come and go all the
+//! time on a page that nobody has mapped, and nobody hits them.
+//!
+//! The threads have descriptors of their own: one that the kernel keeps in close(2) for some tens of milliseconds must not keep
+//! the real probes on when the keeper is killed meanwhile.
 
 use std::fs::File;
 use std::io;
@@ -19,69 +22,67 @@ use super::link;
 use super::wire::Site;
 use crate::memory::monotonic_ns;
 
-/// Between two writers.
+/// Between two writers, as long as none has waited.
 const STEP_NS: u64 = 6_000_000;
+/// And at least: threads would not be there in time any more.
+const SHORTEST_NS: u64 = 3_000_000;
+/// Whoever takes longer has waited for a grace period.
+const COLD_NS: u64 = 1_000_000;
+/// Whoever takes longer has waited for a fork(2) as well, and all other forks of the machine for him.
+const SLOW_NS: u64 = 20_000_000;
 /// One puts a probe on and takes it off a step later, which takes it up to 80 ms for good.
 const THREADS: u64 = 8;
 
-/// The page, and the threads that wait for their turns until it is dropped.
+/// The threads, which wait for their turns until this is dropped.
 pub(super) struct Warmth {
     shared: Arc<Shared>,
 }
 
-#[derive(Default)]
 struct Shared {
-    /// Held by the one who waits for the next turn.
+    /// Held by the one who waits for the next turn, and until his probe is on: no two of them make the machine's forks wait.
     turn: Mutex<()>,
     state: Mutex<State>,
     changed: Condvar,
 }
 
-#[derive(Default)]
 struct State {
     /// How long it is to be kept up, and when the next turn is, `CLOCK_MONOTONIC` ns.
     until_ns: u64,
     next_ns: u64,
+    step_ns: u64,
     closed: bool,
 }
 
 impl Warmth {
-    /// Starts the threads. Without them all goes as well, but later.
-    ///
-    /// # Errors
-    /// There is no page or no thread to be had.
-    pub(super) fn new(program: &OwnedFd) -> io::Result<Self> {
-        let page = File::from(memfd_create(c"gotrail-keeper", MemfdFlags::CLOEXEC)?);
-        page.set_len(THREADS)?;
-        let warmth = Self { shared: Arc::default() };
-        for offset in 0..THREADS {
-            let (page, program) = (page.try_clone()?, program.try_clone()?);
-            let shared = Arc::clone(&warmth.shared);
-            let run = move || {
-                let site = [Site { offset, cookie: 0 }];
-                while shared.await_turn() {
-                    // One that is refused is a longer wait at the most.
-                    let link = link::create(program.as_fd(), page.as_fd(), std::process::id(), &site);
-                    // To the end, so that it does not come just when the window's probes go.
-                    thread::sleep(Duration::from_nanos(STEP_NS));
-                    drop(link);
-                }
-            };
-            thread::Builder::new().name("gotrail-keeper".to_owned()).stack_size(64 << 10).spawn(run)?;
-        }
-        Ok(warmth)
+    /// Starts the threads. Where they can't be had the probes go as well, but later.
+    pub(super) fn begin() -> Self {
+        let state = State { until_ns: 0, next_ns: 0, step_ns: STEP_NS, closed: false };
+        let shared =
+            Arc::new(Shared { turn: Mutex::default(), state: Mutex::new(state), changed: Condvar::new() });
+        let (leader, follower) = (Arc::clone(&shared), Arc::clone(&shared));
+        spawn(move || {
+            let Ok((page, program)) = own_descriptors().and_then(|()| open()) else { return };
+            let own = Arc::new((page, program));
+            for _ in 1..THREADS {
+                let (shared, own) = (Arc::clone(&follower), Arc::clone(&own));
+                spawn(move || come_and_go(&shared, &own.0, &own.1));
+            }
+            drop(follower);
+            come_and_go(&leader, &own.0, &own.1);
+        });
+        Self { shared }
     }
 
-    /// Keeps it up for the length of a lease that has just begun.
+    /// Keeps it up until then, `CLOCK_MONOTONIC` ns; 0: no longer.
     pub(super) fn keep_until(&self, until_ns: u64) {
-        let next_ns = monotonic_ns().saturating_add(STEP_NS);
-        *self.shared.lock() = State { until_ns, next_ns, closed: false };
-        self.shared.changed.notify_all();
-    }
-
-    /// Enough.
-    pub(super) fn end(&self) {
-        self.shared.lock().until_ns = 0;
+        let now = monotonic_ns();
+        let mut state = self.shared.lock();
+        if state.until_ns <= now {
+            // The probes have just come.
+            state.next_ns = now + state.step_ns;
+        }
+        state.until_ns = until_ns;
+        drop(state);
         self.shared.changed.notify_all();
     }
 }
@@ -89,7 +90,7 @@ impl Warmth {
 impl Drop for Warmth {
     fn drop(&mut self) {
         self.shared.lock().closed = true;
-        self.end();
+        self.shared.changed.notify_all();
     }
 }
 
@@ -98,29 +99,69 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until it is the caller's turn; `false` when there will be none any more.
-    fn await_turn(&self) -> bool {
-        let _first = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Waits until it is the caller's turn; `None` when there will be none any more.
+    fn await_turn(&self) -> Option<MutexGuard<'_, ()>> {
+        let turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut state = self.lock();
         loop {
             let now = monotonic_ns();
             if state.closed {
-                return false;
+                return None;
             }
             state = if state.next_ns >= state.until_ns {
                 self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
             } else if now < state.next_ns {
-                let left = state.next_ns - now;
-                self.wait(state, left)
+                let left = Duration::from_nanos(state.next_ns - now);
+                self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0
             } else {
-                state.next_ns = now + 2 * STEP_NS;
-                return true;
+                state.next_ns = now + 2 * state.step_ns;
+                return Some(turn);
             };
         }
     }
 
-    fn wait<'a>(&self, state: MutexGuard<'a, State>, ns: u64) -> MutexGuard<'a, State> {
-        let waited = self.changed.wait_timeout(state, Duration::from_nanos(ns));
-        waited.unwrap_or_else(PoisonError::into_inner).0
+    /// Learns from how long a probe took to come. Returns how long it should stay.
+    fn learn(&self, took_ns: u64) -> u64 {
+        let mut state = self.lock();
+        if took_ns > SLOW_NS {
+            state.until_ns = 0;
+        } else if took_ns > COLD_NS {
+            state.step_ns = (state.step_ns / 2).max(SHORTEST_NS);
+        }
+        state.step_ns
     }
+}
+
+fn come_and_go(shared: &Shared, page: &File, program: &OwnedFd) {
+    let site = [Site { offset: 0, cookie: 0 }];
+    while let Some(turn) = shared.await_turn() {
+        let begun = monotonic_ns();
+        // One that is refused is a longer wait at the most.
+        let link = link::create(program.as_fd(), page.as_fd(), std::process::id(), &site);
+        let stay = shared.learn(monotonic_ns().saturating_sub(begun));
+        drop(turn);
+        // To the end, so that it does not go just when the window's probes do.
+        thread::sleep(Duration::from_nanos(stay));
+        drop(link);
+    }
+}
+
+fn spawn(run: impl FnOnce() + Send + 'static) {
+    let thread = thread::Builder::new().name("gotrail-keeper".to_owned()).stack_size(64 << 10);
+    // One less to wait for a turn.
+    drop(thread.spawn(run));
+}
+
+/// Gives the calling thread, and those that it starts from now on, a table of descriptors of their own, with nothing in it.
+fn own_descriptors() -> io::Result<()> {
+    // SAFETY: close_range(2) with this flag closes nothing for other threads; this one has just begun and knows of none.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, 0_u32, u32::MAX, libc::CLOSE_RANGE_UNSHARE) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// A page that nobody maps, and a program that does nothing.
+fn open() -> io::Result<(File, OwnedFd)> {
+    let page = File::from(memfd_create(c"gotrail-keeper", MemfdFlags::CLOEXEC)?);
+    page.set_len(4096)?;
+    Ok((page, link::load_nothing(c"keeper_ready")?))
 }
