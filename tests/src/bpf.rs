@@ -177,13 +177,18 @@ pub fn program(id: u32) -> Result<Option<Program>> {
 /// # Errors
 /// The process is gone.
 pub fn held_by(pid: u32) -> Result<BTreeSet<u32>> {
-    let folder = format!("/proc/{pid}/fdinfo");
+    let folder = format!("/proc/{pid}/task");
     let told = || format!("can't read {folder}");
     let mut ids = BTreeSet::new();
-    for entry in fs::read_dir(&folder).with_context(told)? {
-        // A descriptor may be closed while we read.
-        let Ok(info) = fs::read_to_string(entry.with_context(told)?.path()) else { continue };
-        ids.extend(info.lines().filter_map(|line| line.strip_prefix("prog_id:")?.trim().parse::<u32>().ok()));
+    for thread in fs::read_dir(&folder).with_context(told)? {
+        // Threads may have tables of their own. One may end while we read, or a descriptor be closed.
+        let Ok(entries) = fs::read_dir(thread.with_context(told)?.path().join("fdinfo")) else { continue };
+        for entry in entries.flatten() {
+            let Ok(info) = fs::read_to_string(entry.path()) else { continue };
+            ids.extend(
+                info.lines().filter_map(|line| line.strip_prefix("prog_id:")?.trim().parse::<u32>().ok()),
+            );
+        }
     }
     Ok(ids)
 }

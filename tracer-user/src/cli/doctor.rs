@@ -140,18 +140,22 @@ fn host(kernel: &Kernel) -> Vec<Check> {
         };
         checks.push(Check::new(name, held || unneeded, detail));
     }
-    let hurries = may_be_real_time();
-    checks.push(Check::new(
-        "real time",
-        hurries,
-        if hurries {
-            "attach: probes that have to go are gone at once, on a busy machine too"
-        } else {
-            "attach: on a busy machine probes that have to go take some milliseconds more; CAP_SYS_NICE would help, outside of a \
-             group of processes that has no real time"
-        },
-    ));
+    if kernel.links.is_some_and(|links| links != Links::Single) {
+        checks.push(real_time());
+    }
     checks
+}
+
+/// What takes the probes of windows off; kernels before 6.6 have no windows.
+fn real_time() -> Check {
+    let allowed = may_be_real_time();
+    let detail = if allowed {
+        "attach: probes that have to go are gone at once, on a busy machine too"
+    } else {
+        "attach: on a busy machine probes that have to go take some milliseconds more; CAP_SYS_NICE would help, outside of a \
+         group of processes that has no real time"
+    };
+    Check::new("real time", allowed, detail)
 }
 
 fn effective_capabilities() -> Option<u64> {

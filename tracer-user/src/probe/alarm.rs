@@ -1,5 +1,5 @@
-//! What wakes the governor before its time: a dear tier was hit often since, or the first one, where an eighth of the hits is
-//! enough.
+//! What wakes the governor before its time: a dear tier was hit often since, or a probe of the first one, where an eighth
+//! of the hits is enough.
 
 use std::os::fd::AsFd as _;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Hits on all CPUs together that may come before it is woken: some milliseconds' worth of them.
 const HITS: u64 = 2048;
-/// Probes of a tier are counted apart, each on each CPU. No tier has more.
+/// Probes of a tier are counted apart, each on each CPU. No dear tier has more.
 const PROBES: u64 = 4;
 /// Hits of a probe on one CPU at least: it is not to be woken for nothing on a machine with very many.
 const FEWEST: u64 = 64;

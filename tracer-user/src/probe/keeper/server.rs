@@ -28,7 +28,7 @@ const MAX_TIERS: usize = 8;
 /// Longest lease: what asks for more is given this.
 const MAX_LEASE_NS: u64 = 10_000_000_000;
 
-/// Up to this a lease is a window, or the first of what stays on, which has to end quickly: a program that begins a storm in it
+/// Up to this a lease is a window, or the short first one of what stays on, which has to end quickly: a program that begins a storm in it
 /// has nothing saved up. To be ready for that takes a hundredth of a processor, which is too much for what stays on.
 const WINDOW_NS: u64 = 250_000_000;
 
@@ -217,7 +217,7 @@ impl Keeper<'_> {
                 if let Some(lease) = self.tiers.get_mut(&order.tier).and_then(|tier| tier.lease.as_mut()) {
                     lease.until_ns = deadline(&order);
                     lease.is_window = order.lease_ns <= WINDOW_NS;
-                    self.tell(KEPT, order.tier, monotonic_ns(), 0);
+                    tell(KEPT, order.tier, monotonic_ns(), 0);
                 }
                 self.keep_ready();
                 true
@@ -251,7 +251,8 @@ impl Keeper<'_> {
     fn begin(&mut self, order: &Order) {
         let Some(tier) = self.tiers.get_mut(&order.tier) else { return };
         if let Some(lease) = &mut tier.lease {
-            lease.until_ns = deadline(order);
+            (lease.until_ns, lease.is_window) = (deadline(order), order.lease_ns <= WINDOW_NS);
+            self.keep_ready();
             return;
         }
         let (kind, detail) = match tier.place.link() {
@@ -267,7 +268,7 @@ impl Keeper<'_> {
             }
             Err(error) => (REFUSED, error.raw_os_error().unwrap_or(0).cast_unsigned()),
         };
-        self.tell(kind, order.tier, monotonic_ns(), detail);
+        tell(kind, order.tier, monotonic_ns(), detail);
         self.keep_ready();
     }
 
@@ -282,15 +283,25 @@ impl Keeper<'_> {
         let Some(lease) = known.lease.take() else { return };
         let at_ns = monotonic_ns();
         self.keep_ready();
-        drop(lease);
-        self.tell(OFF, tier, at_ns, why.to_wire());
+        // Its probes are gone at once; but the kernel takes tens of milliseconds to return, in which another tier's must be able
+        // to go.
+        let closed = move || {
+            drop(lease);
+            tell(OFF, tier, at_ns, why.to_wire());
+        };
+        let thread = std::thread::Builder::new().name("gotrail-keeper".to_owned()).stack_size(64 << 10);
+        if thread.spawn(closed).is_err() {
+            // The links went with what the thread would have done.
+            tell(OFF, tier, at_ns, why.to_wire());
+        }
     }
+}
 
-    /// Tells it if gotrail listens. It may be stopped, with its socket full: then it learns from what it finds.
-    fn tell(&self, kind: u32, tier: u32, at_ns: u64, detail: u32) {
-        let message = Message { kind, tier, at_ns, detail, padding: 0 };
-        let _ = send(self.socket, bytemuck::bytes_of(&message), SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
-    }
+/// Tells it if gotrail listens. It may be stopped, with its socket full: then it learns from what it finds.
+fn tell(kind: u32, tier: u32, at_ns: u64, detail: u32) {
+    let message = Message { kind, tier, at_ns, detail, padding: 0 };
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    let _ = send(rustix::stdio::stdin(), bytemuck::bytes_of(&message), flags);
 }
 
 fn deadline(order: &Order) -> u64 {

@@ -24,14 +24,15 @@ use crate::memory::monotonic_ns;
 
 /// Between two writers, as long as none has waited.
 const STEP_NS: u64 = 6_000_000;
-/// And at least: threads would not be there in time any more.
+/// And at least: no thread would be there in time any more.
 const SHORTEST_NS: u64 = 3_000_000;
 /// Whoever takes longer has waited for a grace period.
 const COLD_NS: u64 = 1_000_000;
 /// Whoever takes longer has waited for a fork(2) as well, and all other forks of the machine for him.
 const SLOW_NS: u64 = 20_000_000;
-/// One puts a probe on and takes it off a step later, which takes it up to 80 ms for good.
-const THREADS: u64 = 8;
+/// One puts a probe on and takes it off a step later, for good after some tens of milliseconds more: 80 were usual at most, and
+/// 120 were seen.
+const THREADS: u64 = 16;
 
 /// The threads, which wait for their turns until this is dropped.
 pub(super) struct Warmth {
@@ -50,13 +51,15 @@ struct State {
     until_ns: u64,
     next_ns: u64,
     step_ns: u64,
+    /// Up to then it is not kept up any more, whoever asks for it.
+    stopped_ns: u64,
     closed: bool,
 }
 
 impl Warmth {
     /// Starts the threads. Where they can't be had the probes go as well, but later.
     pub(super) fn begin() -> Self {
-        let state = State { until_ns: 0, next_ns: 0, step_ns: STEP_NS, closed: false };
+        let state = State { until_ns: 0, next_ns: 0, step_ns: STEP_NS, stopped_ns: 0, closed: false };
         let shared =
             Arc::new(Shared { turn: Mutex::default(), state: Mutex::new(state), changed: Condvar::new() });
         let (leader, follower) = (Arc::clone(&shared), Arc::clone(&shared));
@@ -77,9 +80,12 @@ impl Warmth {
     pub(super) fn keep_until(&self, until_ns: u64) {
         let now = monotonic_ns();
         let mut state = self.shared.lock();
+        if until_ns != 0 && until_ns <= state.stopped_ns {
+            return;
+        }
         if state.until_ns <= now {
             // The probes have just come.
-            state.next_ns = now + state.step_ns;
+            (state.step_ns, state.next_ns) = (STEP_NS, now + STEP_NS);
         }
         state.until_ns = until_ns;
         drop(state);
@@ -124,7 +130,7 @@ impl Shared {
     fn learn(&self, took_ns: u64) -> u64 {
         let mut state = self.lock();
         if took_ns > SLOW_NS {
-            state.until_ns = 0;
+            (state.stopped_ns, state.until_ns) = (state.until_ns, 0);
         } else if took_ns > COLD_NS {
             state.step_ns = (state.step_ns / 2).max(SHORTEST_NS);
         }
@@ -161,7 +167,7 @@ fn own_descriptors() -> io::Result<()> {
 
 /// A page that nobody maps, and a program that does nothing.
 fn open() -> io::Result<(File, OwnedFd)> {
-    let page = File::from(memfd_create(c"gotrail-keeper", MemfdFlags::CLOEXEC)?);
+    let page = File::from(memfd_create(c"gotrail-keeper", MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL)?);
     page.set_len(4096)?;
     Ok((page, link::load_nothing(c"keeper_ready")?))
 }
