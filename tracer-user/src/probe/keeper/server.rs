@@ -28,8 +28,8 @@ const MAX_TIERS: usize = 8;
 /// Longest lease: what asks for more is given this.
 const MAX_LEASE_NS: u64 = 10_000_000_000;
 
-/// Up to this a lease is a window, or the short first one of what stays on, which has to end quickly: a program that begins a storm in it
-/// has nothing saved up. To be ready for that takes a hundredth of a processor, which is too much for what stays on.
+/// Up to this a lease is a window, or the short first one of what stays on, which has to end quickly: a program that begins a
+/// storm in it has nothing saved up. To be ready for that takes a hundredth of a processor, too much for what stays on.
 const WINDOW_NS: u64 = 250_000_000;
 
 /// The keeper's nice value where it can't be more than that.
@@ -283,8 +283,7 @@ impl Keeper<'_> {
         let Some(lease) = known.lease.take() else { return };
         let at_ns = monotonic_ns();
         self.keep_ready();
-        // Its probes are gone at once; but the kernel takes tens of milliseconds to return, in which another tier's must be able
-        // to go.
+        // The kernel takes tens of milliseconds to return when the probes have gone, in which another tier's must be able to go.
         let closed = move || {
             drop(lease);
             tell(OFF, tier, at_ns, why.to_wire());

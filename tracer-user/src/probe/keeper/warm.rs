@@ -24,7 +24,7 @@ use crate::memory::monotonic_ns;
 
 /// Between two writers, as long as none has waited.
 const STEP_NS: u64 = 6_000_000;
-/// And at least: no thread would be there in time any more.
+/// And at least: below, there would be no thread at times, as most are still in close(2).
 const SHORTEST_NS: u64 = 3_000_000;
 /// Whoever takes longer has waited for a grace period.
 const COLD_NS: u64 = 1_000_000;
