@@ -293,6 +293,8 @@ impl Fleet {
                 Vec::new()
             }
         };
+        // Before it is asked in whom they are.
+        self.probes.mend();
         // Whoever executes anything is another program in the same process; if it is ours again, it comes when the one
         // before has left. The beginning of what is watched is no such thing.
         for watcher in watchers {
@@ -336,10 +338,10 @@ impl Fleet {
     }
 
     /// Whether a process whose executable has another device number runs the very file: the kernel has put our probes there
-    /// then. An error: its runtime is not there yet.
+    /// then. An error: its runtime is not there yet, or the probes are off just now.
     fn has_our_probes(&self, target: &Target) -> Result<bool, WatchError> {
         let bias = Runtime::open_at_once(target, &self.binary)?.bias();
-        Ok(self.probes.is_in(target.pid(), bias))
+        Ok(self.probes.is_in(target.pid(), bias)?)
     }
 
     fn search(&mut self) {

@@ -200,7 +200,7 @@ fn window(stretch: &Stretch) -> Told {
 pub(crate) fn gap(tier: u32, from_ns: u64, to_ns: u64, why: Why) -> Told {
     let because = match why {
         Why::Deadline => "gotrail was stopped or starved, and the lease of the probes ran out",
-        Why::KeeperGone => "the process that keeps the probes was killed or stopped",
+        Why::KeeperGone => "a process that keeps the probes was killed or stopped",
         Why::TargetGone | Why::Asked => why.name(),
     };
     let ago = duration(monotonic_ns().saturating_sub(to_ns));
@@ -225,15 +225,21 @@ pub(crate) fn relinked(relink: &Relink, pid: u32) -> Told {
     let Relink { from_ns, to_ns, by, off, failed } = relink;
     let off = names(off);
     let mut text = format!(
-        "gap: no rare probe was on for {}, until {} ago",
+        "gap: no rare probe was on for {}{}, until {} ago",
+        // Nobody tells when one is killed.
+        if by.is_none() { "up to " } else { "" },
         duration(to_ns.saturating_sub(*from_ns)),
         duration(monotonic_ns().saturating_sub(*to_ns))
     );
-    if *by != pid {
-        text.push_str(&format!(", for what they cost process {by}, which has the same"));
+    match by {
+        None => text.push_str(": somebody killed the process that held them"),
+        Some(by) if *by != pid => {
+            text.push_str(&format!(", for what they cost process {by}, which has the same"));
+        }
+        Some(_) => {}
     }
     match failed {
-        Some(why) => text.push_str(&format!("; they could not be put back: {why}")),
+        Some(why) => text.push_str(&format!("; they were not put back: {why}")),
         None if off.is_empty() => text.push_str("; all are on again"),
         None => text.push_str(&format!("; off from then on: {}", off.join(", "))),
     }
@@ -243,7 +249,7 @@ pub(crate) fn relinked(relink: &Relink, pid: u32) -> Told {
         "from_ns": from_ns,
         "to_ns": to_ns,
         "length_ns": to_ns.saturating_sub(*from_ns),
-        "why": "relinked",
+        "why": if by.is_some() { "relinked" } else { "holder gone" },
         "for_process": by,
         "off": off,
         "failed": failed,

@@ -1,17 +1,15 @@
-//! Putting a tier's program onto its sites: here, or by a keeper.
+//! Putting a tier's program onto its sites: for good, or by lease.
 
-use std::num::NonZeroU32;
-use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use aya::Ebpf;
-use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{Program, ProgramError, UProbe};
+use rustix::fs::{Mode, OFlags, open};
 use tracer_ebpf::{TIER_SYSCALLS, TIER_T1, TIER_T3, cookie};
 
 use super::error::ProbeError;
-use super::keeper::{Leased, Leases};
+use super::keeper::{self, Held, Leased, Leases};
 use super::kernel::{Kernel, Links};
 use super::maps::kernel_error;
 use crate::binary::Site;
@@ -48,7 +46,7 @@ pub(super) type LoadedIn = (&'static str, Duration);
 
 /// A link, and how long its program took to load, if it was not loaded yet.
 pub(super) struct Made {
-    pub(super) link: UProbeLink,
+    pub(super) link: Held,
     pub(super) loaded_in: Option<LoadedIn>,
 }
 
@@ -62,21 +60,15 @@ pub(super) fn link(
     kind: Links,
     kernel: &Kernel,
 ) -> Result<Made, ProbeError> {
-    let scope = match (kind, NonZeroU32::new(target.pid())) {
-        (Links::MultiScoped | Links::Single, Some(pid)) => UProbeScope::OneProcess(pid),
-        _ => UProbeScope::AllProcesses,
-    };
-    link_in(ebpf, tier, sites, (&target.exe_path(), scope), kind, kernel).map_err(|error| {
-        // The kernel says whatever it stumbled over first.
-        if target.is_same() {
-            error
-        } else {
-            ProbeError::Changed {
-                pid: target.pid(),
-                why: "it ended, or runs another executable now".to_owned(),
-            }
-        }
-    })
+    let pid = if kind == Links::Multi { 0 } else { target.pid() };
+    let made = open(target.exe_path(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
+        .map_err(|e| ProbeError::from_aya("open the executable", &kernel.release, &std::io::Error::from(e)))
+        .and_then(|executable| link_in(ebpf, tier, sites, (executable.as_fd(), pid), kind, kernel));
+    // The kernel says whatever it stumbled over first. And what it has linked may be of who has the number now.
+    if target.is_same() {
+        return made;
+    }
+    Err(ProbeError::Changed { pid: target.pid(), why: "it ended, or runs another executable now".to_owned() })
 }
 
 /// Loads the program of a tier, if that was not done yet; says how long it took.
@@ -96,25 +88,26 @@ pub(super) fn prepare(
     Ok(Some((name, begun.elapsed())))
 }
 
-/// Puts the program of a tier onto its sites in an executable, for some of its processes. Only the link holds it in the
-/// kernel then, so that it goes with the link and not with whatever gotrail does afterwards.
+/// Puts the program of a tier onto its sites in an executable, for one of its processes or, with 0, all. Only the holder has
+/// the program then, so that it goes with the link and not with whatever gotrail does afterwards.
 pub(super) fn link_in(
     ebpf: &mut Ebpf,
     tier: u32,
     sites: &[&Site],
-    (executable, scope): (&Path, UProbeScope),
+    (executable, pid): (BorrowedFd<'_>, u32),
     kind: Links,
     kernel: &Kernel,
 ) -> Result<Made, ProbeError> {
-    let error = |what, e: &ProgramError| ProbeError::from_aya(what, &kernel.release, e);
+    let error = |what, e: &(dyn std::error::Error + 'static)| ProbeError::from_aya(what, &kernel.release, e);
     let loaded_in = prepare(ebpf, tier, kind, kernel)?;
     let program = program(ebpf, name_of(tier, kind), kernel)?;
-    let points = sites.iter().map(|site| UProbeAttachPoint {
-        location: UProbeAttachLocation::AbsoluteOffset(site.file_offset),
-        cookie: Some(site_cookie(site)),
-    });
-    let id = program.attach(points, executable, scope).map_err(|e| error("attach the probes", &e))?;
-    let link = program.take_link(id).map_err(|e| error("hold the probes", &e))?;
+    let sites: Vec<keeper::Site> = sites
+        .iter()
+        .map(|site| keeper::Site { offset: site.file_offset, cookie: site_cookie(site) })
+        .collect();
+    let fd = program.fd().map_err(|e| error("hold a program", &e))?;
+    let link =
+        Held::start(fd.as_fd(), executable, pid, &sites, kind).map_err(|e| error("attach the probes", &e))?;
     program.unload().map_err(|e| error("let a program go", &e))?;
     Ok(Made { link, loaded_in })
 }

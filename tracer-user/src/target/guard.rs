@@ -11,14 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 
-use rustix::io::fcntl_dupfd_cloexec;
-
 /// include/uapi/asm-generic/fcntl.h.
 const F_SETOWN_EX: libc::c_int = 15;
 const F_OWNER_TID: libc::c_int = 0;
 
-/// Behind the descriptors of all that is guarded, and below the usual limit.
-const LATE: i32 = 900;
 /// How often the thread looks whether it is still wanted.
 const LOOK: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 500_000_000 };
 
@@ -43,8 +39,8 @@ impl Guard {
     /// # Errors
     /// The file is open for writing, its file system has no leases, or it is another user's and we have no `CAP_LEASE`.
     pub fn take(file: &File, make_way: impl FnOnce() + Send + 'static) -> io::Result<Self> {
-        // The kernel closes the descriptors of who is killed in their order: what is guarded goes first.
-        let file = fcntl_dupfd_cloexec(file, LATE).map(File::from).or_else(|_| file.try_clone())?;
+        // Of the same open file: the lease lasts for as long as anybody has it, also who holds the probes.
+        let file = file.try_clone()?;
         let (unwanted, broken) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
         let (is_unwanted, is_broken) = (Arc::clone(&unwanted), Arc::clone(&broken));
         let (sender, taken) = channel();

@@ -285,7 +285,9 @@ impl Tier {
         let sampled = self.window;
         let edges = std::mem::take(&mut self.edges);
         self.usual_edges = if self.usual_edges == 0 { edges } else { u64::midpoint(self.usual_edges, edges) };
-        if sampled && (end_ns - begin_ns >= TELLING || self.rate.is_none()) {
+        // How long it was on is not known of one that somebody took.
+        let known = why != Why::KeeperGone || end_ns > begin_ns;
+        if sampled && known && (end_ns - begin_ns >= TELLING || self.rate.is_none()) {
             // Those of its edges are among the hits: rather too many a second than too few.
             let took = (end_ns - begin_ns).max(MILLISECOND / 10);
             let hits = hits.iter().map(|(_, n)| n).sum();

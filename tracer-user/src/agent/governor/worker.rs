@@ -431,6 +431,7 @@ impl Worker {
 
     /// The last hits, after all probes have gone.
     pub(super) fn finish(&mut self) {
+        self.hear();
         let (at_ns, hits) = self.read(true);
         self.governor.note(&self.seen(at_ns, &hits, &[]));
         let tiers: Vec<u32> = self.governor.modes().map(|(tier, ..)| tier).collect();

@@ -1,11 +1,12 @@
 //! The end of the watch.
 
-use tracer_ebpf::{SUM_BLOCKED, SUM_BLOCKED_TO_RUN, SUM_SYSTEM_CALL};
+use tracer_ebpf::{SUM_BLOCKED, SUM_BLOCKED_TO_RUN, SUM_SYSTEM_CALL, TIER_T2};
 
 use super::{Ended, Notice, Summary, Watcher};
 use crate::agent::governor::Step;
 use crate::memory::{Runtime, monotonic_ns};
 use crate::model::{Distribution, SiteWaits, SystemCallSite, WaitSite};
+use crate::probe::Why;
 use crate::target::{Exit, Sent};
 
 impl Watcher {
@@ -15,6 +16,7 @@ impl Watcher {
         self.govern(&mut notices);
         self.end_gaps(|_| true, &mut notices);
         let detached_in = self.session.detach();
+        self.mend(&mut notices);
         if let Some(switches) = self.switches.take() {
             for batch in switches {
                 batch.iter().for_each(|switch| self.process.switches.apply(switch));
@@ -26,6 +28,8 @@ impl Watcher {
             }
         }
         self.session.join();
+        let relinks = self.session.relinks();
+        notices.extend(self.relinks.drain(..).chain(relinks).map(Notice::Relinked));
         self.take_sums();
         self.governor.stop();
         let detached_ns = monotonic_ns();
@@ -34,6 +38,12 @@ impl Watcher {
                 // What was watched all the time was, up to the end.
                 if stretch.sampled {
                     self.stretch_ended(&stretch);
+                } else if let why @ (Why::KeeperGone | Why::Deadline) = stretch.why {
+                    if stretch.tier == TIER_T2 {
+                        self.process.begin_gap();
+                    }
+                    let (tier, from_ns) = (stretch.tier, stretch.end_ns);
+                    notices.push(Notice::Gap { tier, from_ns, to_ns: detached_ns, why });
                 }
                 notices.push(Notice::Governed(Step::Ended(stretch)));
             }

@@ -5,7 +5,7 @@ use tracer_ebpf::{Probe, TIER_T2, TIER_T3};
 use super::{Notice, Watcher};
 use crate::agent::governor::{Mode, Step, Stretch};
 use crate::memory::monotonic_ns;
-use crate::probe::Why;
+use crate::probe::{Mended, Why};
 
 /// The share of the CPU time from which on it counts that probes go a few hundredths of a second earlier: more than what the
 /// others miss meanwhile.
@@ -64,6 +64,21 @@ impl Watcher {
             self.process.lose(monotonic_ns());
         }
         notices.extend(self.relinks.drain(..).chain(relinks).map(Notice::Relinked));
+    }
+
+    /// Has what somebody took put on again.
+    pub(super) fn mend(&mut self, notices: &mut Vec<Notice>) {
+        for Mended { tier, from_ns, to_ns, failed } in self.session.mend() {
+            if tier == TIER_T2 {
+                self.process.begin_gap();
+            }
+            notices.push(Notice::Gap { tier, from_ns, to_ns, why: Why::KeeperGone });
+            match failed {
+                Some(why) => notices.push(Notice::ProbesLost(why)),
+                None if tier == TIER_T2 => self.process.end_gap(to_ns),
+                None => {}
+            }
+        }
     }
 
     /// Tells of what was not observed all the time up to now and is not for the time being.

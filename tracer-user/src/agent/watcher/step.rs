@@ -40,6 +40,10 @@ impl Watcher {
     fn step_within(&mut self, wait: Duration) -> Vec<Notice> {
         let mut notices = Vec::new();
         self.receive(wait);
+        // Those of many are looked after together.
+        if !self.patient {
+            self.mend(&mut notices);
+        }
         self.govern(&mut notices);
         if self.exit.is_none() && self.watch.has_ended() {
             // What the process did last is still in the ring: `finish` looks once more.

@@ -18,7 +18,7 @@ use super::loops::{Function, G_REGISTER, REQUEST, layout};
 use super::{Calibration, VERB};
 use crate::probe::config::Wire;
 use crate::probe::error::ProbeError;
-use crate::probe::keeper::{Site, create};
+use crate::probe::keeper::{Held, Site};
 use crate::probe::kernel::{Kernel, Links};
 use crate::probe::maps::pid_namespace;
 use crate::probe::object::{object, without_switches};
@@ -42,13 +42,13 @@ pub(super) fn measure() -> Result<Calibration, ProbeError> {
     let kernel = Kernel::probe();
     let error = |e: &(dyn std::error::Error + 'static)| ProbeError::from_aya(WHAT, &kernel.release, e);
     let failed = |why: String| ProbeError::Kernel { what: WHAT, kernel: kernel.release.clone(), why };
-    match kernel.links {
+    let kind = match kernel.links {
         None => return Err(ProbeError::NotPermitted { what: WHAT }),
         Some(Links::Single) => {
             return Err(failed("this kernel links probes one by one, which takes too long".to_owned()));
         }
-        Some(_) => {}
-    }
+        Some(kind) => kind,
+    };
     let namespace = pid_namespace();
     let mut loader = EbpfLoader::new();
     without_switches(&mut loader);
@@ -81,10 +81,11 @@ pub(super) fn measure() -> Result<Calibration, ProbeError> {
     // A runtime.GC that is forced carries a stack.
     let of_rare = [site(Function::Rare, Probe::ForcedGc)?, site(Function::Stepped, Probe::ForcedGc)?];
     let of_lifetimes = [site(Function::Lifetimes, Probe::GoCreate)?];
-    let scope = if kernel.links == Some(Links::MultiScoped) { pid } else { 0 };
+    let scope = if kind == Links::MultiScoped { pid } else { 0 };
     let links = [
-        create(rare.as_fd(), executable.as_fd(), scope, &of_rare).map_err(|e| error(&e))?,
-        create(lifetimes.as_fd(), executable.as_fd(), scope, &of_lifetimes).map_err(|e| error(&e))?,
+        Held::start(rare.as_fd(), executable.as_fd(), scope, &of_rare, kind).map_err(|e| error(&e))?,
+        Held::start(lifetimes.as_fd(), executable.as_fd(), scope, &of_lifetimes, kind)
+            .map_err(|e| error(&e))?,
     ];
 
     let told = |e: std::io::Error| failed(format!("the child that is measured: {e}"));
@@ -100,11 +101,15 @@ pub(super) fn measure() -> Result<Calibration, ProbeError> {
     let (stack_ns, _) = target.difference(Function::Plain, Function::Rare, CALLS).map_err(told)?;
     let took_ns = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
     drop(target);
+    // Calls of what is not probed any more are cheap.
+    let mut killed = links.iter().any(Held::has_ended);
     std::thread::scope(|scope| {
-        for link in links {
-            scope.spawn(move || drop(link));
-        }
+        let ends = links.map(|link| scope.spawn(move || link.end()));
+        killed |= ends.into_iter().any(|end| end.join().unwrap_or(true));
     });
+    if killed {
+        return Err(failed("somebody killed the process that held its probes".to_owned()));
+    }
     Ok(Calibration { trap_ns, record_ns, stack_ns, stepped_ns, spread_ns, took_ns })
 }
 

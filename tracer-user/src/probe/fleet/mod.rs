@@ -9,13 +9,11 @@ mod execs;
 
 use std::collections::HashMap;
 use std::fs::File;
-use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::path::PathBuf;
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use aya::maps::{Map, MapData, RingBuf};
-use aya::programs::uprobe::UProbeScope;
 use aya::{Ebpf, EbpfLoader};
 use tracer_ebpf::{
     GLOBAL_PID_NAMESPACE_DEVICE, GLOBAL_PID_NAMESPACE_INODE, MAP_COUNTERS, MAP_EVENTS, MAP_PROCESSES,
@@ -29,13 +27,14 @@ use super::config::{config, for_process};
 use super::detacher::Detacher;
 use super::drain::Seen;
 use super::error::ProbeError;
+use super::keeper::GOING_NS;
 use super::kernel::{Kernel, Links};
 use super::links::{link_in, prepare};
 use super::losses::{Counters, Eraser};
 use super::maps::{kernel_error, open_counters, open_processes, pid_namespace, take};
 use super::object::{object, without_switches};
 use super::options::Options;
-use super::session::{Relink, Session, Stream};
+use super::session::{AGAIN_NS, GOING_EACH_NS, MAX_MENDS, Relink, Session, Stream, TOO_OFTEN};
 use super::switching::{Processes, Switching, leave_all};
 use crate::binary::{GoBinary, Plan, Site};
 use crate::memory::monotonic_ns;
@@ -76,7 +75,15 @@ struct State {
     off: HashMap<Probe, u32>,
     /// By slot: how the link was made anew, each time with a hole, as far as the process there was not told yet. Who asks for
     /// it and who is told are one thread's work, so that none comes to many.
-    relinks: HashMap<u32, Vec<Relink>>,
+    relinks: HashMap<u32, Untold>,
+    /// When what holds the link was last seen, `CLOCK_MONOTONIC` ns.
+    seen_ns: u64,
+    /// Since when the link is there.
+    since_ns: u64,
+    /// If there is none.
+    missing: Option<Missing>,
+    /// How often it was not there any more.
+    mends: u32,
 }
 
 impl std::fmt::Debug for State {
@@ -88,7 +95,39 @@ impl std::fmt::Debug for State {
     }
 }
 
+/// Why the link could not be made anew.
+struct Missing {
+    why: String,
+    /// When to try again, `CLOCK_MONOTONIC` ns.
+    next_ns: u64,
+    /// Whose cost was the reason that the one before had gone.
+    by: Option<u32>,
+}
+
+/// What a process is to be told.
+struct Untold {
+    /// When it joined, `CLOCK_MONOTONIC` ns.
+    joined_ns: u64,
+    relinks: Vec<Relink>,
+}
+
+impl Untold {
+    fn push(&mut self, relink: &Relink) {
+        let from_ns = relink.from_ns.max(self.joined_ns);
+        self.relinks.push(Relink { from_ns, ..relink.clone() });
+    }
+}
+
 impl State {
+    /// The link was made anew, or could not be: all are to be told.
+    fn tell(&mut self, relink: &Relink) {
+        self.since_ns = relink.to_ns;
+        self.seen_ns = relink.to_ns;
+        let next_ns = relink.to_ns.saturating_add(AGAIN_NS);
+        self.missing = relink.failed.clone().map(|why| Missing { why, next_ns, by: relink.by });
+        self.relinks.values_mut().for_each(|untold| untold.push(relink));
+    }
+
     fn give_back(&mut self, slot: u32) {
         self.relinks.remove(&slot);
         self.free.push(slot);
@@ -149,6 +188,10 @@ impl Fleet {
             free: (0..most_processes).rev().collect(),
             off: HashMap::new(),
             relinks: HashMap::new(),
+            seen_ns: monotonic_ns(),
+            since_ns: monotonic_ns(),
+            missing: None,
+            mends: 0,
         };
         let mut inner = Inner {
             executable,
@@ -186,7 +229,13 @@ impl Fleet {
                 state.free.push(slot);
                 return Err(error("reset the counters", &e));
             }
-            state.relinks.insert(slot, Vec::new());
+            let joined_ns = monotonic_ns();
+            let mut untold = Untold { joined_ns, relinks: Vec::new() };
+            if let Some(Missing { why, by, .. }) = &state.missing {
+                let (failed, off) = (Some(why.clone()), sorted(&state.off));
+                untold.push(&Relink { from_ns: joined_ns, to_ns: joined_ns, by: *by, off, failed });
+            }
+            state.relinks.insert(slot, untold);
             (slot, sorted(&state.off))
         };
         let pid = target.pid();
@@ -213,11 +262,23 @@ impl Fleet {
     }
 
     /// Whether the probes are in a process: then it runs this very file, whatever number its file system gives it.
-    #[must_use]
-    pub fn is_in(&self, pid: u32, bias: u64) -> bool {
+    ///
+    /// # Errors
+    /// They are off just now, so that it can't be told.
+    pub fn is_in(&self, pid: u32, bias: u64) -> Result<bool, ProbeError> {
         let state = self.0.state();
         let sites: Vec<&Site> = self.0.sites_on(&state.off).collect();
-        !sites.is_empty() && has_breakpoints(pid, bias, &sites)
+        if sites.is_empty() {
+            return Ok(false);
+        }
+        if has_breakpoints(pid, bias, &sites) {
+            return Ok(true);
+        }
+        if self.0.detacher.tiers() & TIER_T1 == 0 || self.0.detacher.ended() != Some(0) {
+            let why = "the probes by which it would be known are off just now".to_owned();
+            return Err(kernel_error("tell whether it runs the executable", &self.0.kernel, why));
+        }
+        Ok(false)
     }
 
     /// Has all processes leave at once, which is quicker than one by one; each is taken leave of as usual afterwards.
@@ -230,6 +291,11 @@ impl Fleet {
     #[must_use]
     pub fn detacher(&self) -> Detacher {
         self.0.detacher.clone()
+    }
+
+    /// Puts the probes on again if somebody took them, before anybody is asked whether they are in a process.
+    pub fn mend(&self) {
+        self.0.mend();
     }
 
     /// Where the probes are.
@@ -272,8 +338,7 @@ impl Inner {
         if sites.is_empty() {
             return Ok(());
         }
-        let path = PathBuf::from(format!("/proc/self/fd/{}", self.executable.as_raw_fd()));
-        let place = (path.as_path(), UProbeScope::AllProcesses);
+        let place = (self.executable.as_fd(), 0);
         let made = link_in(&mut state.ebpf, TIER_T1, &sites, place, self.kind, &self.kernel)?;
         self.detacher.add(TIER_T1, made.link);
         Ok(())
@@ -296,13 +361,68 @@ impl Inner {
         // What takes longest is done while the old one is still there. If it fails, it does once more, and that is told.
         drop(prepare(&mut state.ebpf, TIER_T1, self.kind, &self.kernel));
         let _making = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        // The file may be given up meanwhile.
+        if self.detacher.is_closed() {
+            return Ok(());
+        }
         let from_ns = monotonic_ns();
         self.detacher.detach(TIER_T1);
         let made = self.link(&mut state);
         let failed = made.as_ref().err().map(ToString::to_string);
-        let relink = Relink { from_ns, to_ns: monotonic_ns(), by, off, failed };
-        state.relinks.values_mut().for_each(|untold| untold.push(relink.clone()));
+        let mut relink = Relink { from_ns, to_ns: monotonic_ns(), by: Some(by), off, failed };
+        if self.detacher.take_killed(TIER_T1) != 0 {
+            (relink.from_ns, relink.by) = (self.on_until_ns(&state), None);
+        }
+        state.tell(&relink);
         made
+    }
+
+    /// Puts the probes on again if somebody took them by killing the process that held them, or if they could not be put back
+    /// before. All are to be told.
+    fn mend(&self) {
+        let mut state = self.state();
+        if self.detacher.is_closed() {
+            if self.detacher.take_killed(TIER_T1) != 0 {
+                self.tell_mended(&mut state, Some("the watch ends".to_owned()));
+            }
+            return;
+        }
+        let now_ns = monotonic_ns();
+        let Some(ended) = self.detacher.ended() else { return };
+        if ended == 0 {
+            match &state.missing {
+                None => return state.seen_ns = now_ns,
+                Some(missing) if now_ns < missing.next_ns || state.mends > MAX_MENDS => return,
+                Some(_) => {}
+            }
+        }
+        let _making = self.gate.lock().unwrap_or_else(PoisonError::into_inner);
+        // The file may be given up meanwhile.
+        if self.detacher.is_closed() {
+            return;
+        }
+        self.detacher.detach(TIER_T1);
+        self.detacher.take_killed(TIER_T1);
+        state.mends += 1;
+        let failed = match state.mends > MAX_MENDS {
+            true => Some(TOO_OFTEN.to_owned()),
+            false => self.link(&mut state).err().map(|error| error.to_string()),
+        };
+        self.tell_mended(&mut state, failed);
+    }
+
+    fn tell_mended(&self, state: &mut State, failed: Option<String>) {
+        let (from_ns, by) = match &state.missing {
+            Some(missing) => (state.since_ns, missing.by),
+            None => (self.on_until_ns(state), None),
+        };
+        state.tell(&Relink { from_ns, to_ns: monotonic_ns(), by, off: sorted(&state.off), failed });
+    }
+
+    /// Until when the probes were on at least that somebody took.
+    fn on_until_ns(&self, state: &State) -> u64 {
+        let each = if self.kind == Links::Single { self.sites_on(&state.off).count() as u64 } else { 0 };
+        state.seen_ns.saturating_sub(GOING_NS + GOING_EACH_NS * each).max(state.since_ns)
     }
 }
 
@@ -371,9 +491,19 @@ impl Member {
         })
     }
 
+    /// Has the link made anew if somebody took it.
+    pub(super) fn mend(&self) {
+        self.fleet.mend();
+    }
+
     /// How the link was made anew since this was asked last.
     pub(super) fn relinks(&self) -> Vec<Relink> {
-        self.fleet.state().relinks.get_mut(&self.slot).map(std::mem::take).unwrap_or_default()
+        let mut state = self.fleet.state();
+        state
+            .relinks
+            .get_mut(&self.slot)
+            .map(|untold| std::mem::take(&mut untold.relinks))
+            .unwrap_or_default()
     }
 }
 

@@ -1,26 +1,24 @@
 //! gotrail's side of its keeper: starts it, asks for leases, hears what became of them.
 
 use std::collections::BTreeMap;
-use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytemuck::Zeroable as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::net::{AddressFamily, Shutdown, SocketFlags, SocketType, shutdown, socketpair};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::VERB;
+use super::held::{end, is_there};
+use super::packet::{receive_message, send};
 use super::wire::{
-    BEGIN, END, KEPT, MAX_SITES, Message, OFF, ON, Order, PREPARE, REFUSED, RENEW, Site, TRACE, Why,
+    BEGIN, END, HOLDER, KEPT, MAX_SITES, Message, OFF, ON, Order, PREPARE, REFUSED, RENEW, Site, TRACE, Why,
 };
 use crate::binary;
 use crate::memory::monotonic_ns;
@@ -36,8 +34,8 @@ use crate::target::Target;
 const PATIENCE_NS: u64 = 500_000_000;
 /// How long a keeper has for its first word: on a starved machine it takes a while to start, and nothing is on before.
 const STARTS_WITHIN_NS: u64 = 5_000_000_000;
-/// How long the end of a keeper is waited for before it is killed.
-const END_WITHIN: Duration = Duration::from_millis(500);
+/// How long the end of a holder is waited for when there is no keeper any more.
+const HOLDER_ENDS_WITHIN: Duration = Duration::from_millis(500);
 /// Keepers started in a session at most: what kills them would kill the next one too.
 const MAX_STARTS: u32 = 16;
 
@@ -118,9 +116,10 @@ struct Running {
 }
 
 /// What is known of a tier.
-#[derive(Clone, Copy)]
 struct Tier {
     on: bool,
+    /// Who holds its links, or makes them.
+    holder: Option<OwnedFd>,
     /// Length of the lease as it was last asked for.
     length_ns: u64,
     /// When the keeper must have spoken of it.
@@ -203,7 +202,7 @@ impl Leases {
         let patience_ns = if spoken { PATIENCE_NS } else { STARTS_WITHIN_NS };
         let due_ns = monotonic_ns().saturating_add(patience_ns);
         state.order(BEGIN, tier, length)?;
-        state.tiers.insert(tier, Tier { on: false, length_ns: nanos(length), due_ns });
+        state.tiers.insert(tier, Tier { on: false, holder: None, length_ns: nanos(length), due_ns });
         Ok(())
     }
 
@@ -238,7 +237,7 @@ impl Leases {
         }
         loop {
             match state.hear() {
-                Heard::Message(message) => reports.extend(state.take(message)),
+                Heard::Message(message, handle) => reports.extend(state.take(message, handle)),
                 Heard::Nothing => break,
                 Heard::End => {
                     reports.extend(state.bury());
@@ -319,11 +318,16 @@ impl Leases {
     pub fn close(&self) {
         let mut state = self.lock();
         state.closed = true;
-        state.tiers.clear();
         state.programs.clear();
+        // What somebody took until now is not to be told as if it had been on up to the end.
+        while let Heard::Message(message, handle) = state.hear() {
+            let report = state.take(message, handle);
+            state.heard.extend(report);
+        }
         if let Some(running) = state.keeper.take() {
             running.end();
         }
+        std::mem::take(&mut state.tiers).into_values().for_each(Tier::end);
     }
 
     /// Starts a keeper and tells it of the programs.
@@ -370,6 +374,8 @@ impl Leases {
                 lease_ns: 0,
                 pid: self.shared.scope,
                 sites: sites.len() as u32,
+                single: 0,
+                event_kind: 0,
             };
             let mut fds: Vec<BorrowedFd<'_>> = programs.iter().map(|program| program.as_fd()).collect();
             if !sites.is_empty() {
@@ -393,33 +399,28 @@ impl Drop for Shared {
 
 /// What there is to hear.
 enum Heard {
-    Message(Message),
+    Message(Message, Option<OwnedFd>),
     Nothing,
     End,
 }
 
 impl State {
     fn order(&self, kind: u32, tier: u32, length: Duration) -> Result<(), ProbeError> {
-        let order = Order { kind, tier, lease_ns: nanos(length), pid: 0, sites: 0 };
+        let order = Order { kind, tier, lease_ns: nanos(length), ..Order::zeroed() };
         let Some(running) = &self.keeper else { return Ok(()) };
         running.send(&order, &[], &[]).map_err(|e| failed("speak with the keeper", e.to_string()))
     }
 
     fn hear(&self) -> Heard {
         let Some(running) = &self.keeper else { return Heard::Nothing };
-        let mut bytes = [0; size_of::<Message>()];
-        let mut control = RecvAncillaryBuffer::default();
-        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        match recvmsg(&running.socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags) {
-            Ok(message) if message.bytes == size_of::<Message>() => {
-                Heard::Message(bytemuck::pod_read_unaligned(&bytes))
-            }
-            Err(Errno::AGAIN | Errno::INTR) => Heard::Nothing,
-            _ => Heard::End,
+        match receive_message(running.socket.as_fd()) {
+            Ok(Some((message, handle))) => Heard::Message(message, handle),
+            Ok(None) => Heard::End,
+            Err(_) => Heard::Nothing,
         }
     }
 
-    fn take(&mut self, message: Message) -> Option<Report> {
+    fn take(&mut self, message: Message, handle: Option<OwnedFd>) -> Option<Report> {
         let Message { kind, tier, at_ns, detail, .. } = message;
         if let Some(running) = &mut self.keeper {
             running.spoken = true;
@@ -431,6 +432,12 @@ impl State {
                     (state.on, state.due_ns) = (true, due_ns);
                 }
                 Some(Report::On { tier, at_ns })
+            }
+            HOLDER => {
+                if let Some(state) = self.tiers.get_mut(&tier) {
+                    state.holder = handle;
+                }
+                None
             }
             KEPT => {
                 if let Some(state) = self.tiers.get_mut(&tier) {
@@ -444,7 +451,10 @@ impl State {
             }
             REFUSED => {
                 self.tiers.remove(&tier);
-                let why = std::io::Error::from_raw_os_error(detail.cast_signed()).to_string();
+                let why = match detail.cast_signed() {
+                    libc::ECANCELED => "somebody kills the processes that are to hold them".to_owned(),
+                    errno => std::io::Error::from_raw_os_error(errno).to_string(),
+                };
                 Some(Report::Refused { tier, why })
             }
             _ => None,
@@ -456,51 +466,37 @@ impl State {
         let Some(running) = self.keeper.take() else { return Vec::new() };
         let at_ns = running.seen_ns;
         running.kill();
-        std::mem::take(&mut self.tiers)
-            .into_keys()
-            .map(|tier| Report::Off { tier, at_ns, why: Why::KeeperGone })
-            .collect()
+        let gone = |(tier, state): (u32, Tier)| {
+            state.end();
+            Report::Off { tier, at_ns, why: Why::KeeperGone }
+        };
+        std::mem::take(&mut self.tiers).into_iter().map(gone).collect()
+    }
+}
+
+impl Tier {
+    /// Waits for its holder to have gone after the keeper, so that no other is there before.
+    fn end(self) {
+        let Some(holder) = &self.holder else { return };
+        if self.on {
+            // It is about to. One that makes links must not be killed, and ends when it has them.
+            let _ = pidfd_send_signal(holder, Signal::KILL);
+        }
+        let _ = is_there(holder.as_fd(), HOLDER_ENDS_WITHIN);
     }
 }
 
 impl Running {
     fn send(&self, order: &Order, sites: &[Site], fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !fds.is_empty() {
-            control.push(SendAncillaryMessage::ScmRights(fds));
-        }
-        let parts = [IoSlice::new(bytemuck::bytes_of(order)), IoSlice::new(bytemuck::cast_slice(sites))];
-        // A keeper that does not read is found by its silence.
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        match sendmsg(&self.socket, &parts, &mut control, flags) {
-            Ok(_) | Err(Errno::AGAIN) => Ok(()),
-            Err(error) => Err(error),
-        }
+        send(self.socket.as_fd(), order, sites, fds)
     }
 
-    /// Closes the socket, upon which it drops all links and ends; kills it if it does not.
+    /// Closes the socket, upon which it has all links go and ends; kills it if it does not.
     fn end(self) {
-        let Self { socket, mut child, .. } = self;
-        drop(socket);
-        let handle = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-        let handle = handle.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        let ended = match (&handle, Timespec::try_from(END_WITHIN)) {
-            (Some(handle), Ok(timeout)) => {
-                let deadline = Instant::now() + END_WITHIN;
-                let mut ended = false;
-                while !ended && Instant::now() < deadline {
-                    let mut fds = [PollFd::new(handle, PollFlags::IN)];
-                    ended = poll(&mut fds, Some(&timeout)).is_ok_and(|ready| ready != 0);
-                }
-                ended
-            }
-            _ => false,
-        };
-        if !ended {
-            drop(child.kill());
-        }
-        drop(child.wait());
+        // Somebody may wait for it by a descriptor of his own.
+        let _ = shutdown(&self.socket, Shutdown::Both);
+        drop(self.socket);
+        let _ = end(self.child);
     }
 
     fn kill(mut self) {

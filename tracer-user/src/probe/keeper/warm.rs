@@ -7,18 +7,19 @@
 //! time on a page that nobody has mapped, and nobody hits them.
 //!
 //! The threads have descriptors of their own: one that the kernel keeps in close(2) for some tens of milliseconds must not keep
-//! the real probes on when the keeper is killed meanwhile.
+//! the sockets of the holders open when the keeper is killed meanwhile. Their own probes may go by close(2), as nobody has mapped
+//! the page.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 
-use super::link;
+use super::link::{Multi, load_nothing};
 use super::wire::Site;
 use crate::memory::monotonic_ns;
 
@@ -138,12 +139,13 @@ impl Shared {
     }
 }
 
-fn come_and_go(shared: &Shared, page: &File, program: &OwnedFd) {
+fn come_and_go(shared: &Shared, page: &OwnedFd, program: &OwnedFd) {
     let site = [Site { offset: 0, cookie: 0 }];
+    let multi = Multi::new(program, page, std::process::id(), &site);
     while let Some(turn) = shared.await_turn() {
         let begun = monotonic_ns();
         // One that is refused is a longer wait at the most.
-        let link = link::create(program.as_fd(), page.as_fd(), std::process::id(), &site);
+        let link = multi.make();
         let stay = shared.learn(monotonic_ns().saturating_sub(begun));
         drop(turn);
         // To the end, so that it does not go just when the window's probes do.
@@ -166,8 +168,8 @@ fn own_descriptors() -> io::Result<()> {
 }
 
 /// A page that nobody maps, and a program that does nothing.
-fn open() -> io::Result<(File, OwnedFd)> {
+fn open() -> io::Result<(OwnedFd, OwnedFd)> {
     let page = File::from(memfd_create(c"gotrail-keeper", MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL)?);
     page.set_len(4096)?;
-    Ok((page, link::load_nothing(c"keeper_ready")?))
+    Ok((page.into(), load_nothing(c"keeper_ready")?))
 }

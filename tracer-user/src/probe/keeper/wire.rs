@@ -1,4 +1,4 @@
-//! What gotrail and its keeper say to each other, a packet for each message. Both are the same executable, so there is
+//! What gotrail, its keeper and the holders say to each other, a packet for each message. All are the same executable, so there is
 //! no version.
 
 use bytemuck::{Pod, Zeroable};
@@ -6,7 +6,8 @@ use bytemuck::{Pod, Zeroable};
 /// Sites of one tier at most: the bound of a plan.
 pub(super) const MAX_SITES: usize = 1024;
 
-/// [`Order::kind`]: here are a tier's program and sites, with three descriptors: program, executable, pidfd.
+/// [`Order::kind`]: here are a tier's program and sites, with the descriptors of program, executable and, but to a holder, which
+/// makes the link at once, a pidfd.
 pub(super) const PREPARE: u32 = 1;
 /// [`Order::kind`]: here are a tier's programs for [`TRACEPOINTS`], with three descriptors: the programs in their order, pidfd.
 pub(super) const TRACE: u32 = 5;
@@ -34,8 +35,12 @@ pub(super) struct Order {
     pub(super) pid: u32,
     /// `PREPARE`: how many [`Site`]s follow.
     pub(super) sites: u32,
+    /// `PREPARE`: 1 if each of them takes a link of its own.
+    pub(super) single: u32,
+    /// And what `perf_event_open` calls uprobes then.
+    pub(super) event_kind: u32,
 }
-const _: () = assert!(size_of::<Order>() == 24);
+const _: () = assert!(size_of::<Order>() == 32);
 
 /// A site, as the kernel takes it.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -52,6 +57,8 @@ const _: () = assert!(size_of::<Site>() == 16);
 pub(super) const ON: u32 = 1;
 /// [`Message::kind`]: the probes began to go at `at_ns`, for the reason in `detail`.
 pub(super) const OFF: u32 = 2;
+/// [`Message::kind`]: a holder was started for the tier, here is a pidfd of it.
+pub(super) const HOLDER: u32 = 5;
 /// [`Message::kind`]: the lease was renewed: a sign of life.
 pub(super) const KEPT: u32 = 4;
 /// [`Message::kind`]: the probes can't be put on; `detail` is the errno.
@@ -61,7 +68,7 @@ pub(super) const REFUSED: u32 = 3;
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
 #[repr(C)]
 pub(super) struct Message {
-    /// `ON`, `OFF`, `KEPT` or `REFUSED`.
+    /// `ON`, `OFF`, `HOLDER`, `KEPT` or `REFUSED`.
     pub(super) kind: u32,
     /// `TIER_` bit.
     pub(super) tier: u32,

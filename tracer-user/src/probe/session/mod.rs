@@ -15,8 +15,9 @@ use tracer_ebpf::{
 };
 
 pub use self::account::LostEvents;
-pub use self::relink::Relink;
 use self::relink::set_off;
+pub(super) use self::relink::{AGAIN_NS, GOING_EACH_NS, MAX_MENDS, TOO_OFTEN};
+pub use self::relink::{Mended, Relink};
 use super::alarm::{self, Alarm};
 use super::check::check_sites;
 use super::config::config;
@@ -82,6 +83,14 @@ pub struct Session {
     /// Sites that cost too much.
     taken_off: Vec<Site>,
     relinks: Vec<Relink>,
+    /// When all that held probes were last seen, `CLOCK_MONOTONIC` ns.
+    seen_ns: u64,
+    /// Since when the link of the rare tier is there.
+    since_ns: u64,
+    /// When to try again to put it back, if it could not be, and whose cost was the reason that it had gone.
+    missing: Option<(u64, Option<u32>)>,
+    /// How often one of them was not there any more.
+    mends: u32,
     target: Target,
     bias: u64,
     attached_in: Duration,
@@ -171,8 +180,7 @@ impl Session {
             }
             leased.push((TIER_SYSCALLS, Vec::new()));
         }
-        // The keeper starts while the rest is linked. And should gotrail be killed, the kernel closes descriptors in
-        // their order: the keeper hears of it before the kernel takes the links down that are held here.
+        // The keeper starts while the rest is linked.
         let (leases, mut loaded_in) = lease(&mut ebpf, leased, target, bias, kind, &kernel)?;
         let mut links = Vec::new();
         for (tier, sites) in held {
@@ -232,6 +240,10 @@ impl Session {
             plan,
             taken_off: Vec::new(),
             relinks: Vec::new(),
+            seen_ns: monotonic_ns(),
+            since_ns: monotonic_ns(),
+            missing: None,
+            mends: 0,
             target: target.clone(),
             bias,
             attached_in: begun.elapsed(),
@@ -262,6 +274,10 @@ impl Session {
             plan,
             taken_off,
             relinks: Vec::new(),
+            seen_ns: monotonic_ns(),
+            since_ns: monotonic_ns(),
+            missing: None,
+            mends: 0,
             target: target.clone(),
             bias,
             attached_in: begun.elapsed(),
@@ -273,6 +289,7 @@ impl Session {
     /// then an end.
     pub fn end_switches(&self) {
         self.links.detach(TIER_T3);
+        self.links.take_killed(TIER_T3);
         self.stretches.tell_end();
     }
 

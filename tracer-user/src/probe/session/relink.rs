@@ -1,13 +1,14 @@
-//! Taking rare probes off that cost too much, and putting them back.
+//! Taking rare probes off that cost too much, and putting them back; and putting back what somebody took.
 
-use tracer_ebpf::{Probe, TIER_T1};
+use tracer_ebpf::{Probe, TIER_T1, TIER_T2, TIER_T3};
 
 use super::{Owner, Session};
 use crate::binary::{Plan, Site, Unavailable};
 use crate::memory::monotonic_ns;
 use crate::probe::check::check_sites;
 use crate::probe::error::ProbeError;
-use crate::probe::kernel::Kernel;
+use crate::probe::keeper::GOING_NS;
+use crate::probe::kernel::{Kernel, Links};
 use crate::probe::links::{link, prepare};
 
 /// The link of the rare tier was made anew: from one time to another (`CLOCK_MONOTONIC` ns) none of its probes was on.
@@ -17,13 +18,38 @@ pub struct Relink {
     pub from_ns: u64,
     /// When the new one was there.
     pub to_ns: u64,
-    /// The process whose cost was the reason.
-    pub by: u32,
+    /// The process whose cost was the reason; `None` if somebody had killed the process that held the link.
+    pub by: Option<u32>,
     /// What is off from then on.
     pub off: Vec<Probe>,
     /// Why there is no new one, if there is not.
     pub failed: Option<String>,
 }
+
+/// The tiers whose links are held for as long as they are wanted.
+const EACH: [u32; 3] = [TIER_T1, TIER_T2, TIER_T3];
+
+/// Probes that somebody took were put on again: from one time to another (`CLOCK_MONOTONIC` ns) they were off.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mended {
+    /// `TIER_` bit.
+    pub tier: u32,
+    /// When they were still on.
+    pub from_ns: u64,
+    /// When they were on again.
+    pub to_ns: u64,
+    /// Why they are not, if they are not.
+    pub failed: Option<String>,
+}
+
+/// What is said when that is not done any more.
+pub(in crate::probe) const TOO_OFTEN: &str = "time and again somebody kills the process that holds them";
+/// When it is tried again after it failed, ns.
+pub(in crate::probe) const AGAIN_NS: u64 = 10_000_000_000;
+/// How often that is done: what kills the holders would kill the next one too.
+pub(in crate::probe) const MAX_MENDS: u32 = 16;
+/// And for each link, where a site takes one: they go one by one.
+pub(in crate::probe) const GOING_EACH_NS: u64 = 150_000_000;
 
 /// Has a plan without the probes that are off, whose sites are kept aside, and those with it that are not any more.
 pub(in crate::probe) fn set_off(plan: &mut Plan, aside: &mut Vec<Site>, off: &[Probe]) {
@@ -67,8 +93,11 @@ impl Session {
         }
         let made = self.relink(TIER_T1);
         let failed = made.as_ref().err().map(ToString::to_string);
-        let by = self.target.pid();
-        self.relinks.push(Relink { from_ns, to_ns: monotonic_ns(), by, off, failed });
+        let mut by = Some(self.target.pid());
+        if self.links.take_killed(TIER_T1) != 0 {
+            (from_ns, by) = (self.on_until_ns(TIER_T1), None);
+        }
+        self.tell_relink(Relink { from_ns, to_ns: monotonic_ns(), by, off, failed });
         made
     }
 
@@ -88,6 +117,88 @@ impl Session {
         let still: Vec<Probe> = still.collect();
         set_off(&mut self.plan, &mut self.taken_off, &still);
         Ok(())
+    }
+
+    /// Has those probes put on again that somebody took by killing the process that held them. Says so of the rare tier by
+    /// [`Self::relinks`], and returns the others.
+    pub fn mend(&mut self) -> Vec<Mended> {
+        if let Owner::Fleet(member) = &self.owner {
+            member.mend();
+            return Vec::new();
+        }
+        if self.links.is_closed() {
+            return self.find_killed();
+        }
+        let Some(ended) = self.links.ended() else { return Vec::new() };
+        let now_ns = monotonic_ns();
+        if let Some((next_ns, by)) = self.missing {
+            if now_ns >= next_ns && self.mends < MAX_MENDS {
+                self.mends += 1;
+                let failed = self.relink(TIER_T1).err().map(|error| error.to_string());
+                self.tell_rare(self.since_ns, by, failed);
+            }
+        } else if ended == 0 {
+            self.seen_ns = now_ns;
+            return Vec::new();
+        }
+        let mut mended = Vec::new();
+        for tier in EACH.into_iter().filter(|tier| ended & tier != 0) {
+            // Somebody else may have been quicker, whose reason is told.
+            if self.links.take_off(tier) == 0 {
+                continue;
+            }
+            self.links.take_killed(tier);
+            self.mends += 1;
+            let failed = if self.mends > MAX_MENDS {
+                Some(TOO_OFTEN.to_owned())
+            } else if tier == TIER_T3 {
+                Some("switches are not observed any more".to_owned())
+            } else {
+                self.relink(tier).err().map(|error| error.to_string())
+            };
+            mended.extend(self.tell_mended(tier, failed));
+        }
+        if self.missing.is_none() {
+            self.seen_ns = monotonic_ns();
+        }
+        mended
+    }
+
+    /// What somebody took just before all were taken off.
+    fn find_killed(&mut self) -> Vec<Mended> {
+        let killed = self.links.take_killed(u32::MAX);
+        let why = "the watch ends";
+        EACH.into_iter()
+            .filter(|tier| killed & tier != 0)
+            .filter_map(|tier| self.tell_mended(tier, Some(why.to_owned())))
+            .collect()
+    }
+
+    fn tell_mended(&mut self, tier: u32, failed: Option<String>) -> Option<Mended> {
+        let from_ns = self.on_until_ns(tier);
+        if tier != TIER_T1 {
+            return Some(Mended { tier, from_ns, to_ns: monotonic_ns(), failed });
+        }
+        self.tell_rare(from_ns, None, failed);
+        None
+    }
+
+    fn tell_rare(&mut self, from_ns: u64, by: Option<u32>, failed: Option<String>) {
+        let off = self.taken_off.iter().map(|site| site.probe).collect();
+        self.tell_relink(Relink { from_ns, to_ns: monotonic_ns(), by, off, failed });
+    }
+
+    fn tell_relink(&mut self, relink: Relink) {
+        self.since_ns = relink.to_ns;
+        self.missing = relink.failed.is_some().then(|| (relink.to_ns.saturating_add(AGAIN_NS), relink.by));
+        self.relinks.push(relink);
+    }
+
+    /// Until when the probes of a tier were on at least that somebody took.
+    fn on_until_ns(&self, tier: u32) -> u64 {
+        let each = if self.kind == Links::Single { self.plan.tier(tier).count() as u64 } else { 0 };
+        let until_ns = self.seen_ns.saturating_sub(GOING_NS + GOING_EACH_NS * each);
+        if tier == TIER_T1 { until_ns.max(self.since_ns) } else { until_ns }
     }
 
     /// How the link of the rare tier was made anew since this was asked last, by whomever.
