@@ -63,6 +63,18 @@ fn children(pid: u32) -> Result<Vec<u32>> {
     Ok(children)
 }
 
+/// The process ids of the holders of probes that a gotrail or a keeper has started.
+///
+/// # Errors
+/// It is gone.
+pub fn holders_of(pid: u32) -> Result<Vec<u32>> {
+    Ok(children(pid)?.into_iter().filter(|pid| is_called(*pid, "gotrail-holder")).collect())
+}
+
+fn is_called(pid: u32, name: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim_end() == name)
+}
+
 /// Runs a command to its end.
 ///
 /// # Errors
@@ -168,10 +180,7 @@ impl Attach {
     /// # Errors
     /// It is gone.
     pub fn keeper(&self) -> Result<Option<u32>> {
-        let is_keeper = |pid: &u32| {
-            std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm == "gotrail-keeper\n")
-        };
-        Ok(self.children()?.into_iter().find(is_keeper))
+        Ok(self.children()?.into_iter().find(|pid| is_called(*pid, "gotrail-keeper")))
     }
 
     /// The ids of the programs that it and its children hold.

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use crate::cost::{REACTION, await_kind, await_window, float, signal, start, tell, worst};
 
-fn monotonic_ns() -> u64 {
+pub(crate) fn monotonic_ns() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     u64::try_from(now.tv_sec * 1_000_000_000 + now.tv_nsec).unwrap()
 }

@@ -31,7 +31,7 @@ fn figures(target: &mut Process) -> Value {
 }
 
 /// In whatever order they come.
-fn await_all(attach: &mut Attach, targets: &[Process]) {
+pub(crate) fn await_all(attach: &mut Attach, targets: &[Process]) {
     let mut missing: BTreeSet<u64> = targets.iter().map(|target| u64::from(target.pid())).collect();
     while !missing.is_empty() {
         let line = attach.await_line("`attached`", |line| line["type"] == "attached").unwrap();

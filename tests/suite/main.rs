@@ -19,6 +19,7 @@ mod ends;
 mod export;
 mod fleet;
 mod forms;
+mod holders;
 mod hostile;
 mod inspect;
 mod kinds;
