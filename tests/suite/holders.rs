@@ -176,6 +176,28 @@ fn root_safe_3_a_holder_that_is_killed_while_the_probes_come_leaves_none() {
 }
 
 #[test]
+fn root_safe_3_a_keeper_that_is_killed_while_it_is_attached_is_replaced() {
+    needs!(Need::Fixtures, Need::Root);
+    let target = target();
+    for delay in [0, 5, 10, 20, 40, 60, 80, 100].map(Duration::from_millis) {
+        let mut attach = Attach::spawn(target.pid(), &[]).unwrap();
+        let begun = Instant::now();
+        let keeper = loop {
+            if let Ok(Some(keeper)) = attach.keeper() {
+                break keeper;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it has no keeper");
+        };
+        std::thread::sleep(delay);
+        kill(keeper);
+        attach.await_line("`attached`", |line| line["type"] == "attached").unwrap();
+        attach.stop().unwrap();
+        await_untouched(&target, &format!("killed {delay:?} after its start"));
+    }
+    bpf::check_no_orphans().unwrap();
+}
+
+#[test]
 fn root_loss_1_a_holder_that_is_killed_just_before_the_end_is_told() {
     needs!(Need::Fixtures, Need::Root);
     let target = target();

@@ -205,8 +205,9 @@ pub(crate) fn gap(tier: u32, from_ns: u64, to_ns: u64, why: Why) -> Told {
     };
     let ago = duration(monotonic_ns().saturating_sub(to_ns));
     let text = format!(
-        "gap: {} were not observed for {}, until {ago} ago: {because}",
+        "gap: {} were not observed for {}{}, until {ago} ago: {because}",
         subject(tier),
+        if why == Why::KeeperGone { "up to " } else { "" },
         duration(to_ns.saturating_sub(from_ns))
     );
     let fields = json!({
@@ -224,13 +225,19 @@ pub(crate) fn gap(tier: u32, from_ns: u64, to_ns: u64, why: Why) -> Told {
 pub(crate) fn relinked(relink: &Relink, pid: u32) -> Told {
     let Relink { from_ns, to_ns, by, off, failed } = relink;
     let off = names(off);
-    let mut text = format!(
-        "gap: no rare probe was on for {}{}, until {} ago",
-        // Nobody tells when one is killed.
-        if by.is_none() { "up to " } else { "" },
-        duration(to_ns.saturating_sub(*from_ns)),
-        duration(monotonic_ns().saturating_sub(*to_ns))
-    );
+    // Nobody tells when one is killed.
+    let most = if by.is_none() { "up to " } else { "" };
+    let now_ns = monotonic_ns();
+    let mut text = match failed {
+        Some(_) => {
+            format!("gap: no rare probe is on since {most}{} ago", duration(now_ns.saturating_sub(*from_ns)))
+        }
+        None => format!(
+            "gap: no rare probe was on for {most}{}, until {} ago",
+            duration(to_ns.saturating_sub(*from_ns)),
+            duration(now_ns.saturating_sub(*to_ns))
+        ),
+    };
     match by {
         None => text.push_str(": somebody killed the process that held them"),
         Some(by) if *by != pid => {
@@ -239,7 +246,7 @@ pub(crate) fn relinked(relink: &Relink, pid: u32) -> Told {
         Some(_) => {}
     }
     match failed {
-        Some(why) => text.push_str(&format!("; they were not put back: {why}")),
+        Some(why) => text.push_str(&format!("; they are not put back: {why}")),
         None if off.is_empty() => text.push_str("; all are on again"),
         None => text.push_str(&format!("; off from then on: {}", off.join(", "))),
     }

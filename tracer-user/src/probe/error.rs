@@ -28,6 +28,14 @@ pub enum ProbeError {
         /// What it said.
         why: String,
     },
+    /// Somebody kills what we start.
+    #[error(
+        "tried to {what}: too many of them were killed or stopped by somebody in the last ten minutes; it is tried again later"
+    )]
+    Killed {
+        /// What was tried.
+        what: &'static str,
+    },
     /// A thread does not start.
     #[error("tried to start {what}: {error}; is a limit on threads or memory reached?")]
     Thread {

@@ -100,7 +100,12 @@ impl Purse {
             self.recent.pop_front();
         }
         self.past.add(took, cpu, spent as f64);
-        self.left = (self.left + earned).min(self.cap()) - spent as f64;
+        self.left = if took as f64 > SAVED * SECOND {
+            // It went on meanwhile: of what was earned, more than can be saved up may be spent by now.
+            (self.left + earned - spent as f64).min(self.cap())
+        } else {
+            (self.left + earned).min(self.cap()) - spent as f64
+        };
         self.paying_ns = if spent as f64 > earned { 0 } else { self.paying_ns.saturating_add(took) };
         if self.paying_ns as f64 >= SECONDS * SECOND {
             // What was overspent is older than what the budget is over. Without this a target that does next to nothing would

@@ -61,6 +61,8 @@ pub(super) struct Worker {
     cpu: u64,
     goids: VecDeque<(u64, u64)>,
     observed: Vec<(u32, u64, u64)>,
+    /// By tier why it could last not be put on, and when that was told.
+    refused: Vec<(u32, String, u64)>,
     /// For tiers that are linked one by one.
     linked: u32,
     /// The lease of T3 that was asked for last.
@@ -141,6 +143,7 @@ impl Worker {
             cpu: 0,
             goids: VecDeque::new(),
             observed: Vec::new(),
+            refused: Vec::new(),
             switches_lease_ns: 0,
             alarmed: false,
         }
@@ -194,6 +197,21 @@ impl Worker {
         self.tell(Step::Priced { prices, calibration: calibration.map_err(|error| error.to_string()) });
     }
 
+    /// That a tier can't be put on, at most once a minute for the same reason.
+    fn tell_refused(&mut self, tier: u32, why: String) {
+        const AGAIN: u64 = 60_000_000_000;
+        let now_ns = monotonic_ns();
+        let same = |(told, text, at_ns): &(u32, String, u64)| {
+            *told == tier && *text == why && now_ns.saturating_sub(*at_ns) < AGAIN
+        };
+        if self.refused.iter().any(same) {
+            return;
+        }
+        self.refused.retain(|(told, ..)| *told != tier);
+        self.refused.push((tier, why.clone(), now_ns));
+        self.tell(Step::Refused { tier, why });
+    }
+
     fn tell(&self, step: Step) {
         // Nobody listens any more when the watch is over.
         drop(self.sender.send(step));
@@ -219,7 +237,8 @@ impl Worker {
                 }
                 Report::Refused { tier, why } => {
                     self.governor.refused(tier, monotonic_ns());
-                    Some(Step::Refused { tier, why })
+                    self.tell_refused(tier, why);
+                    None
                 }
             };
             if let Some(Step::Ended(stretch)) = &step {
@@ -327,7 +346,7 @@ impl Worker {
                     }
                     if let Err(error) = leases.begin(tier, Duration::from_nanos(ns)) {
                         self.governor.refused(tier, monotonic_ns());
-                        self.tell(Step::Refused { tier, why: error.to_string() });
+                        self.tell_refused(tier, error.to_string());
                     }
                 }
                 (Command::Renew(tier, ns), Some(leases)) => {

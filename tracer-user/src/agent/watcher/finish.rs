@@ -29,7 +29,8 @@ impl Watcher {
         }
         self.session.join();
         let relinks = self.session.relinks();
-        notices.extend(self.relinks.drain(..).chain(relinks).map(Notice::Relinked));
+        self.relinks.extend(relinks);
+        self.tell_relinks(&mut notices);
         self.take_sums();
         self.governor.stop();
         let detached_ns = monotonic_ns();
@@ -61,6 +62,7 @@ impl Watcher {
         let goids = now.zip(self.goids).and_then(|(now, before)| now.checked_sub(before));
         let summary = Summary {
             lost: self.session.lost(),
+            rare_gaps: self.rare_gaps,
             cost: self.governor.ledger(),
             goids,
             accounting: self.session.accounting(),

@@ -63,7 +63,14 @@ impl Watcher {
         if !relinks.is_empty() {
             self.process.lose(monotonic_ns());
         }
-        notices.extend(self.relinks.drain(..).chain(relinks).map(Notice::Relinked));
+        self.relinks.extend(relinks);
+        self.tell_relinks(notices);
+    }
+
+    /// Tells how the link of the rare tier was made anew.
+    pub(super) fn tell_relinks(&mut self, notices: &mut Vec<Notice>) {
+        self.rare_gaps += self.relinks.len() as u64;
+        notices.extend(self.relinks.drain(..).map(Notice::Relinked));
     }
 
     /// Has what somebody took put on again.

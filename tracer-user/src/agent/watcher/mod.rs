@@ -51,6 +51,7 @@ pub struct Watcher {
     lost_events: LostEvents,
     /// Links that were made anew, and nobody was told.
     relinks: Vec<Relink>,
+    rare_gaps: u64,
     goids: Option<u64>,
     last_goids: Option<u64>,
     begun: Instant,
@@ -195,6 +196,7 @@ impl Watcher {
             gaps: Vec::new(),
             lost_events: LostEvents::default(),
             relinks: Vec::new(),
+            rare_gaps: 0,
             goids,
             last_goids: goids,
             begun: Instant::now(),

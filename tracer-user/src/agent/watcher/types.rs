@@ -124,6 +124,8 @@ pub enum Notice {
 pub struct Summary {
     /// Events of the first two tiers that were lost on their way.
     pub lost: LostEvents,
+    /// How often no rare probe was on for a while.
+    pub rare_gaps: u64,
     /// The account of the probes: exact.
     pub accounting: Accounting,
     /// How long detaching took.

@@ -59,8 +59,9 @@ impl Attach<'_> {
                     "started": process.gc.started,
                 },
                 "stw": { "by_reason": stw, "unpaired": process.stw.unpaired },
-                // Where it is not 0, what is counted of the GC, stops and panics is the least that there was.
+                // Where one is not 0, what is counted of the GC, stops and panics is the least that there was.
                 "rare_events_lost": summary.lost.rare,
+                "rare_gaps": summary.rare_gaps,
                 "panics": { "begun": process.panics, "recovered": process.recovered },
                 "goroutines": {
                     "now": process.goroutines.len(),
@@ -251,8 +252,12 @@ impl Attach<'_> {
                 "; {lost} events of the GC, of stops and panics were lost: there were at least so many"
             ),
         };
+        let gaps = match summary.rare_gaps {
+            0 => "",
+            _ => "; their probes were not on all the time, see above: there were at least so many",
+        };
         outln!(
-            "  gc: {} cycles, {} of them forced{unexplained}{lost}",
+            "  gc: {} cycles, {} of them forced{unexplained}{lost}{gaps}",
             process.gc.completed,
             process.gc.forced
         );

@@ -29,6 +29,7 @@ use super::config::{config, for_process};
 use super::detacher::Detacher;
 use super::drain::Seen;
 use super::error::ProbeError;
+use super::keeper::Often;
 use super::kernel::{Kernel, Links};
 use super::links::link_in;
 use super::losses::{Counters, Eraser};
@@ -84,7 +85,9 @@ struct State {
     /// If there is none.
     missing: Option<Missing>,
     /// How often it was not there any more.
-    mends: u32,
+    mends: Often,
+    /// Whether it was told that it was not there at the end.
+    told_end: bool,
 }
 
 impl std::fmt::Debug for State {
@@ -160,7 +163,8 @@ impl Fleet {
             seen_ns: monotonic_ns(),
             since_ns: monotonic_ns(),
             missing: None,
-            mends: 0,
+            mends: Often::default(),
+            told_end: false,
         };
         let mut inner = Inner {
             executable,

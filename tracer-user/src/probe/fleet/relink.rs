@@ -12,7 +12,7 @@ use crate::probe::error::ProbeError;
 use crate::probe::keeper::GOING_NS;
 use crate::probe::kernel::Links;
 use crate::probe::links::prepare;
-use crate::probe::session::{AGAIN_NS, GOING_EACH_NS, MAX_MENDS, Relink, TOO_OFTEN};
+use crate::probe::session::{AGAIN_NS, GOING_EACH_NS, Relink, TOO_OFTEN};
 
 /// Why the link could not be made anew.
 pub(super) struct Missing {
@@ -91,7 +91,8 @@ impl Inner {
     pub(super) fn mend(&self) {
         let mut state = self.state();
         if self.detacher.is_closed() {
-            if self.detacher.take_killed(TIER_T1) != 0 {
+            let told = std::mem::replace(&mut state.told_end, true);
+            if !told && (state.missing.is_some() | (self.detacher.take_killed(TIER_T1) != 0)) {
                 self.tell_mended(&mut state, Some("the watch ends".to_owned()));
             }
             return;
@@ -101,7 +102,7 @@ impl Inner {
         if ended == 0 {
             match &state.missing {
                 None => return state.seen_ns = now_ns,
-                Some(missing) if now_ns < missing.next_ns || state.mends > MAX_MENDS => return,
+                Some(missing) if now_ns < missing.next_ns => return,
                 Some(_) => {}
             }
         }
@@ -112,10 +113,11 @@ impl Inner {
         }
         self.detacher.detach(TIER_T1);
         self.detacher.take_killed(TIER_T1);
-        state.mends += 1;
-        let failed = match state.mends > MAX_MENDS {
-            true => Some(TOO_OFTEN.to_owned()),
-            false => self.link(&mut state).err().map(|error| error.to_string()),
+        let failed = match (state.mends.is_allowed(now_ns), &state.missing) {
+            (true, _) => self.link(&mut state).err().map(|error| error.to_string()),
+            (false, None) => Some(TOO_OFTEN.to_owned()),
+            // As was told.
+            (false, Some(_)) => return,
         };
         self.tell_mended(&mut state, failed);
     }

@@ -16,6 +16,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::VERB;
 use super::held::{end, is_there};
+use super::often::Often;
 use super::packet::{receive_message, send};
 use super::wire::{
     BEGIN, END, HOLDER, KEPT, MAX_SITES, Message, OFF, ON, Order, PREPARE, REFUSED, RENEW, Site, TRACE, Why,
@@ -36,8 +37,6 @@ const PATIENCE_NS: u64 = 500_000_000;
 const STARTS_WITHIN_NS: u64 = 5_000_000_000;
 /// How long the end of a holder is waited for when there is no keeper any more.
 const HOLDER_ENDS_WITHIN: Duration = Duration::from_millis(500);
-/// Keepers started in a session at most: what kills them would kill the next one too.
-const MAX_STARTS: u32 = 16;
 
 /// What became of a tier's probes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +97,7 @@ struct State {
     /// The programs of each tier, until all is over: whoever holds one keeps it in the kernel.
     programs: Vec<Vec<OwnedFd>>,
     keeper: Option<Running>,
-    starts: u32,
+    starts: Often,
     closed: bool,
     tiers: BTreeMap<u32, Tier>,
     /// What was heard while one tier was waited for.
@@ -195,13 +194,18 @@ impl Leases {
         if state.closed {
             return Ok(());
         }
-        if state.keeper.is_none() {
+        // One that nobody has heard of yet may have been killed.
+        while state.keeper.is_none() || state.order(BEGIN, tier, length).is_err() {
+            let gone = state.bury();
+            state.heard.extend(gone);
             self.start(&mut state)?;
+            if state.order(BEGIN, tier, length).is_ok() {
+                break;
+            }
         }
         let spoken = state.keeper.as_ref().is_some_and(|running| running.spoken);
         let patience_ns = if spoken { PATIENCE_NS } else { STARTS_WITHIN_NS };
         let due_ns = monotonic_ns().saturating_add(patience_ns);
-        state.order(BEGIN, tier, length)?;
         state.tiers.insert(tier, Tier { on: false, holder: None, length_ns: nanos(length), due_ns });
         Ok(())
     }
@@ -259,10 +263,15 @@ impl Leases {
     ///
     /// # Errors
     /// [`ProbeError`]: it was refused, or did not come.
-    pub(in crate::probe) fn await_on(&self, tier: u32, patience: Duration) -> Result<u64, ProbeError> {
+    pub(in crate::probe) fn await_on(
+        &self,
+        tier: u32,
+        length: Duration,
+        patience: Duration,
+    ) -> Result<u64, ProbeError> {
         let deadline = Instant::now() + patience;
         loop {
-            let mut found = None;
+            let (mut found, mut again) = (None, false);
             let mut others = self.reports();
             others.retain(|report| match report {
                 // What becomes of probes that were on is for those to hear who look after them.
@@ -273,6 +282,10 @@ impl Leases {
                 }
                 Report::Refused { tier: on, why } if *on == tier => {
                     found = Some(Err(failed("attach the probes", why.clone())));
+                    false
+                }
+                Report::Off { tier: on, why: Why::KeeperGone, .. } if *on == tier => {
+                    again = true;
                     false
                 }
                 Report::Off { tier: on, why, .. } if *on == tier => {
@@ -286,6 +299,9 @@ impl Leases {
             }
             if let Some(found) = found {
                 return found;
+            }
+            if again {
+                self.begin(tier, length)?;
             }
             if Instant::now() >= deadline {
                 return Err(failed("attach the probes", "the keeper of the probes is silent".to_owned()));
@@ -334,10 +350,9 @@ impl Leases {
     fn start(&self, state: &mut State) -> Result<(), ProbeError> {
         const WHAT: &str = "start the keeper of the probes";
         let error = |e: Errno| failed(WHAT, e.to_string());
-        if state.starts >= MAX_STARTS {
-            return Err(failed(WHAT, format!("{MAX_STARTS} of them were killed or stopped by somebody")));
+        if !state.starts.is_allowed(monotonic_ns()) {
+            return Err(ProbeError::Killed { what: WHAT });
         }
-        state.starts += 1;
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
                 .map_err(error)?;
@@ -382,7 +397,11 @@ impl Leases {
                 fds.push(executable.as_fd());
             }
             fds.push(target.as_fd());
-            running.send(&order, &sites, &fds).map_err(error)?;
+            match running.send(&order, &sites, &fds) {
+                // That it was killed is found by who wants something of it.
+                Ok(()) | Err(Errno::PIPE) => {}
+                Err(e) => return Err(error(e)),
+            }
         }
         Ok(())
     }

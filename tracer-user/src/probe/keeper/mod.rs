@@ -11,6 +11,7 @@ mod client;
 mod held;
 mod holder;
 mod link;
+mod often;
 mod packet;
 mod server;
 mod warm;
@@ -19,6 +20,7 @@ mod wire;
 pub(super) use client::Leased;
 pub use client::{Leases, Report};
 pub(super) use held::{Held, run as run_holder};
+pub(super) use often::Often;
 pub(super) use wire::Site;
 pub use wire::Why;
 

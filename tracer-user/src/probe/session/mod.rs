@@ -16,7 +16,7 @@ use tracer_ebpf::{
 
 pub use self::account::LostEvents;
 use self::relink::set_off;
-pub(super) use self::relink::{AGAIN_NS, GOING_EACH_NS, MAX_MENDS, TOO_OFTEN};
+pub(super) use self::relink::{AGAIN_NS, GOING_EACH_NS, TOO_OFTEN};
 pub use self::relink::{Mended, Relink};
 use super::alarm::{self, Alarm};
 use super::check::check_sites;
@@ -25,7 +25,7 @@ use super::detacher::Detacher;
 use super::drain::{Drain, IDLE_INTERVAL, Marks};
 use super::error::ProbeError;
 use super::fleet::Member;
-use super::keeper::Leases;
+use super::keeper::{Leases, Often};
 use super::kernel::{Kernel, Links};
 use super::links::{lease, link};
 use super::losses::Counters;
@@ -90,7 +90,7 @@ pub struct Session {
     /// When to try again to put it back, if it could not be, and whose cost was the reason that it had gone.
     missing: Option<(u64, Option<u32>)>,
     /// How often one of them was not there any more.
-    mends: u32,
+    mends: Often,
     target: Target,
     bias: u64,
     attached_in: Duration,
@@ -210,7 +210,7 @@ impl Session {
                 leases.begin(tier, length)?;
             }
             for (tier, length) in first() {
-                leases.await_on(tier, KEEPER_STARTS_WITHIN)?;
+                leases.await_on(tier, length, KEEPER_STARTS_WITHIN)?;
                 leases.renew(tier, length);
             }
         }
@@ -243,7 +243,7 @@ impl Session {
             seen_ns: monotonic_ns(),
             since_ns: monotonic_ns(),
             missing: None,
-            mends: 0,
+            mends: Often::default(),
             target: target.clone(),
             bias,
             attached_in: begun.elapsed(),
@@ -277,7 +277,7 @@ impl Session {
             seen_ns: monotonic_ns(),
             since_ns: monotonic_ns(),
             missing: None,
-            mends: 0,
+            mends: Often::default(),
             target: target.clone(),
             bias,
             attached_in: begun.elapsed(),

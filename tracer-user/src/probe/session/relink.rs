@@ -42,12 +42,11 @@ pub struct Mended {
     pub failed: Option<String>,
 }
 
-/// What is said when that is not done any more.
-pub(in crate::probe) const TOO_OFTEN: &str = "time and again somebody kills the process that holds them";
+/// What is said when that is not done for the time being.
+pub(in crate::probe) const TOO_OFTEN: &str =
+    "time and again somebody kills the process that holds them; they are tried again in some minutes";
 /// When it is tried again after it failed, ns.
 pub(in crate::probe) const AGAIN_NS: u64 = 10_000_000_000;
-/// How often that is done: what kills the holders would kill the next one too.
-pub(in crate::probe) const MAX_MENDS: u32 = 16;
 /// And for each link, where a site takes one: they go one by one.
 pub(in crate::probe) const GOING_EACH_NS: u64 = 150_000_000;
 
@@ -132,8 +131,7 @@ impl Session {
         let Some(ended) = self.links.ended() else { return Vec::new() };
         let now_ns = monotonic_ns();
         if let Some((next_ns, by)) = self.missing {
-            if now_ns >= next_ns && self.mends < MAX_MENDS {
-                self.mends += 1;
+            if now_ns >= next_ns && self.mends.is_allowed(now_ns) {
                 let failed = self.relink(TIER_T1).err().map(|error| error.to_string());
                 self.tell_rare(self.since_ns, by, failed);
             }
@@ -148,8 +146,7 @@ impl Session {
                 continue;
             }
             self.links.take_killed(tier);
-            self.mends += 1;
-            let failed = if self.mends > MAX_MENDS {
+            let failed = if !self.mends.is_allowed(now_ns) {
                 Some(TOO_OFTEN.to_owned())
             } else if tier == TIER_T3 {
                 Some("switches are not observed any more".to_owned())
@@ -166,8 +163,12 @@ impl Session {
 
     /// What somebody took just before all were taken off.
     fn find_killed(&mut self) -> Vec<Mended> {
-        let killed = self.links.take_killed(u32::MAX);
         let why = "the watch ends";
+        if let Some((_, by)) = self.missing {
+            self.tell_rare(self.since_ns, by, Some(why.to_owned()));
+            self.missing = None;
+        }
+        let killed = self.links.take_killed(u32::MAX);
         EACH.into_iter()
             .filter(|tier| killed & tier != 0)
             .filter_map(|tier| self.tell_mended(tier, Some(why.to_owned())))
